@@ -1,0 +1,56 @@
+"""The flow that people trigger: the whole line through Prefect.
+
+Run:  prefline run --profile cpu-tiny
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows import present
+from flows.engine import Plan
+from flows.line import AlignConfig
+from flows.tasks import PrefectEngine
+from steps.lib.config import layers_of, load
+
+Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
+Step = Literal["generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "evaluate", "promote"]
+
+
+@flow(name="align", flow_run_name="align-{profile}", validate_parameters=True)
+def align(
+    profile: Profile = "cpu-tiny",
+    overrides: list[str] = [],  # noqa: B006 - Prefect shows the default in its form
+    recipes: list[str] = [],  # noqa: B006
+    only: Step | None = None,
+    start: Step | None = None,
+    until: Step | None = None,
+    force: list[Step] = [],  # noqa: B006
+) -> list[dict[str, Any]]:
+    """Teacher data to a gated model: generate, clean, pretrain, sft, pairs, dpo, evaluate, promote.
+
+    Args:
+        profile: Machine and size of the run.
+        overrides: Changes on top of the profile, such as dpo.beta=0.05.
+        recipes: YAML files between the profile and the overrides.
+        only: The one step to run; earlier ones must be in the store.
+        start: The first step to run; earlier ones must be in the store.
+        until: The last step to run.
+        force: Steps to build again although the store has them.
+    """
+    config = load(AlignConfig, layers_of(profile, [Path(recipe) for recipe in recipes]), overrides).value
+    plan = Plan.of(only, start, until, force)
+    engine = PrefectEngine(config, plan, group=f"{config.name}-{flow_run.get_id() or 'local'}")
+    present.configuration(config)
+    try:
+        engine.run()
+    finally:
+        if engine.outcomes:
+            present.summary(engine.outcomes)
+    return [
+        {"step": o.step, "path": str(o.artifact.path), "cached": o.cached, "seconds": o.seconds} for o in engine.outcomes
+    ]

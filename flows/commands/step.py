@@ -1,0 +1,47 @@
+"""``prefline step NAME``: one step through the store, without Prefect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def step(
+    name: str,
+    *overrides: str,
+    profile: str = "cpu-tiny",
+    recipe: list[Path] | None = None,
+    upstream: bool = False,
+    force: bool = False,
+) -> None:
+    """Run one step, or say where its artifact lies when the store has it.
+
+    Parameters
+    ----------
+    name
+        generate, clean, base, pretrain, sft, pairs, dpo, evaluate or promote.
+    overrides
+        Changes on top of the files, such as dpo.beta=0.05.
+    profile
+        Machine and size: the name of a file in configs/profiles.
+    recipe
+        YAML files between the profile and the overrides.
+    upstream
+        Run the steps before it too, where the store does not have them.
+    force
+        Build it again although the store has it.
+    """
+    from flows.engine import Engine, Plan
+    from flows.line import AlignConfig
+    from steps.lib.config import layers_of, load
+    from steps.lib.errors import ConfigError
+
+    config = load(AlignConfig, layers_of(profile, recipe or []), overrides).value
+    plan = Plan.of(None if upstream else name, None, name if upstream else None, [name] if force else [])
+    if getattr(config, name) is None:
+        raise ConfigError(f"step {name} is left out: got {name}: null, because profile {profile!r} (or a recipe) clears the section; "
+                          f"set a field of it, or choose another profile")
+    engine = Engine(config, plan)
+    engine.run()
+    last = engine.outcomes[-1]
+    state = "Cached" if last.cached else f"built in {last.seconds:.1f} s"
+    print(f"{last.artifact.key}  {state}  {last.artifact.path}")

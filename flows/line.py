@@ -1,0 +1,87 @@
+"""The line: eight steps and the model they start from, on one page. Nothing here imports prefect.
+
+``align`` runs it through Prefect, ``prefline step`` runs one step of it, and later commands walk it without running anything: all
+give another ``make`` to the same function.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from steps import base, clean, dpo, evaluate, generate, pairs, pretrain, promote, sft
+from steps.base import BaseConfig
+from steps.clean import CleanConfig
+from steps.dpo import DpoConfig
+from steps.evaluate import EvaluateConfig
+from steps.generate import GenerateConfig
+from steps.lib.config import Neutral, Section
+from steps.lib.store import Artifact
+from steps.lib.tracking import TrackingConfig
+from steps.pairs import PairsConfig
+from steps.pretrain import PretrainConfig
+from steps.promote import PromoteConfig
+from steps.sft import SftConfig
+
+STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "evaluate", "promote")
+"""Names of the steps in the order in which they run."""
+
+
+class AlignConfig(Section):
+    """The whole line. A section set to null leaves its step out, and the line closes around it."""
+
+    name: Annotated[str, Neutral] = "aftersales"
+    """Name of the run in Prefect and in the tracker."""
+    seed: int = Field(0, ge=0)
+    """Seed of every random choice of every step."""
+    store: Annotated[Path, Neutral] = Path("data/artifacts")
+    """Folder of the artifacts."""
+    generate: GenerateConfig | None = None
+    """Teachers answer prompts."""
+    clean: CleanConfig = CleanConfig()
+    """Imports, candidates and documents become training and held-out sets."""
+    base: BaseConfig = BaseConfig()
+    """The model that the line starts from."""
+    pretrain: PretrainConfig | None = None
+    """Continued pretraining on the domain corpus."""
+    sft: SftConfig = SftConfig()
+    """Supervised fine-tuning."""
+    pairs: PairsConfig | None = None
+    """Preference pairs."""
+    dpo: DpoConfig | None = None
+    """Preference optimisation."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Every model side by side on held-out data."""
+    promote: PromoteConfig | None = None
+    """Gate against the champion, and registry."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Weights & Biases."""
+
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        if (self.pairs is None) != (self.dpo is None):
+            raise ValueError("pairs and dpo go together: got one of them null, because dpo trains on what pairs makes; "
+                             "set both, or set both to null")
+        return self
+
+
+class Make(Protocol):
+    """Gives the artifact of a step: found in the store, or made. None where the step is left out."""
+
+    def __call__(self, step: ModuleType, config: Section | None, **inputs: Artifact | None) -> Artifact | None: ...
+
+
+def line(make: Make, c: AlignConfig) -> Artifact | None:
+    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> DPO -> evaluation -> gate."""
+    candidates = make(generate, c.generate)
+    data = make(clean, c.clean, candidates=candidates)
+    start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
+    grounded = make(pretrain, c.pretrain, base=start, corpus=data) or start
+    chat = make(sft, c.sft, base=grounded, chats=data)
+    prefs = make(pairs, c.pairs, policy=chat, data=data)
+    policy = make(dpo, c.dpo, policy=chat, pairs=prefs) or chat
+    report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, heldout=data)
+    return make(promote, c.promote, policy=policy, report=report)

@@ -1,0 +1,265 @@
+"""Loading checkpoints: a local folder or a hub id, an adapter on its base, and what is refused.
+
+An adapter artifact holds ``adapter/`` and ``chain.json``; the chain names the digest of the base that it was trained on, and
+loading it on anything else is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from steps.lib.errors import ModelError
+from steps.lib.store import digest_folder
+
+WEIGHTS = ("*.safetensors",)
+IDENTITY = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+            "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template.jinja", "chat_templates/*")
+"""Files whose bytes are a model's identity: weights, shape, tokenizer, chat template."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Quantize = Literal["4bit", "8bit"] | None
+
+
+class Stage(BaseModel):
+    """One trained stage of a chain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: str
+    digest: str
+    """Digest of what the stage was trained from: its data artifact's content."""
+
+
+class Chain(BaseModel):
+    """How an adapter came to be: the base it fits, and the stages trained on it, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    """Digest of the base model's files."""
+    stages: tuple[Stage, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Chain:
+        """The chain of an artifact; a model without an adapter is its own base."""
+        path = folder / "chain.json"
+        if path.exists():
+            return cls.model_validate_json(path.read_text())
+        return cls(base=model_digest(model_folder(folder)))
+
+    def write(self, folder: Path) -> None:
+        """Write ``chain.json``."""
+        (folder / "chain.json").write_text(self.model_dump_json(indent=1) + "\n")
+
+
+def resolve(path_or_id: str, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint: a folder as it is, a hub id through the hub's cache (downloaded when needed).
+
+    Raises:
+        ModelError: neither a folder nor a model that the hub (or its cache, offline) has.
+    """
+    if Path(path_or_id).is_dir():
+        return check_folder(Path(path_or_id))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if not _looks_like_hub_id(path_or_id):
+        raise ModelError(f"model {path_or_id!r} is not there: got no such folder, because the path is wrong or the checkpoint "
+                         "was not put there; give a folder with config.json and *.safetensors, or a hub id such as org/name")
+    try:
+        return check_folder(Path(snapshot_download(path_or_id, revision=revision, allow_patterns=list(IDENTITY))))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"model {path_or_id!r} could not be fetched: got {type(error).__name__}, because it is neither a local "
+                         "folder nor in the hub's cache, and the hub did not give it; give a local folder, or check the id "
+                         "and the network") from None
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def check_folder(folder: Path) -> Path:
+    """Refuse what would fail late or run foreign code.
+
+    Raises:
+        ModelError: no config.json, no safetensors weights, only pickled weights, code in ``auto_map``, or no tokenizer.
+    """
+    problems: list[str] = []
+    config_path = folder / "config.json"
+    if not config_path.exists():
+        problems.append("no config.json; give the folder that holds it")
+    else:
+        try:
+            config = json.loads(config_path.read_text())
+        except ValueError as error:
+            config = {}
+            problems.append(f"a config.json that does not parse ({error}); copy it again")
+        if "auto_map" in config:
+            problems.append("auto_map in config.json, which would run code from the folder; use an architecture that "
+                            "transformers has, and remove auto_map")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+        if pickles:
+            problems.append(f"only pickled weights ({', '.join(pickles[:3])}), which can run code when they are opened; convert "
+                            "them once with save_pretrained(safe_serialization=True) on a machine you trust them on")
+        else:
+            problems.append("no *.safetensors weights; copy or download the checkpoint again")
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        problems.append("no tokenizer (tokenizer.json); save the tokenizer into the same folder")
+    if problems:
+        raise ModelError(f"model folder {folder} cannot be used: got " + "; and ".join(problems))
+    return folder
+
+
+def hub_identity(path_or_id: str, revision: str | None = None) -> str:
+    """Content identity of a checkpoint for keys: the digest of a folder's files, or the hub's commit."""
+    if Path(path_or_id).is_dir():
+        return model_digest(check_folder(Path(path_or_id)))
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        commit = HfApi().model_info(path_or_id, revision=revision, timeout=10).sha
+    except (HfHubHTTPError, OSError, ValueError):
+        return model_digest(resolve(path_or_id, revision))
+    return f"hub:{path_or_id}@{commit}"
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of the files that are the model's identity."""
+    return digest_folder(folder, IDENTITY)
+
+
+def model_folder(artifact: Path) -> Path:
+    """The full-weights folder of an artifact of base or pretrain, or the base folder of an adapter artifact.
+
+    Raises:
+        ModelError: the artifact holds no model, or its base is not where it was.
+    """
+    if (artifact / "model" / "config.json").exists():
+        return artifact / "model"
+    location = artifact / "record" / "location.json"
+    if not location.exists():
+        raise ModelError(f"{artifact} holds no model: got neither model/ nor record/location.json; give the folder of an artifact "
+                         "of base, pretrain, sft or dpo")
+    facts = json.loads(location.read_text())
+    beside = artifact.resolve().parent.parent / facts["key"] if facts.get("key") else None
+    if beside and (beside / "manifest.json").exists():
+        return model_folder(beside)
+    return resolve(facts["path"], facts.get("revision"))
+
+
+def write_location(artifact: Path, *, path: str, key: str = "", revision: str | None = None) -> None:
+    """Note where a base lies (a record: not part of the artifact's digest)."""
+    (artifact / "record").mkdir(exist_ok=True)
+    facts = {"path": path, "key": key, "revision": revision}
+    (artifact / "record" / "location.json").write_text(json.dumps(facts) + "\n")
+
+
+def artifact_key(folder: Path) -> str:
+    """Key in the manifest of the artifact a folder is, or ""."""
+    manifest = folder / "manifest.json"
+    return str(json.loads(manifest.read_text())["key"]) if manifest.exists() else ""
+
+
+def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a checkpoint, with a pad token.
+
+    Raises:
+        ModelError: it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    folder = resolve(str(path_or_id), revision)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.chat_template is None:
+        raise ModelError(f"tokenizer of {path_or_id} has no chat template: got None, because it is a base model's; "
+                         "put a chat_template.jinja into the folder, or start from the instruct model")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def device() -> str:
+    """``cuda:<local rank>`` where there is one, else ``cpu``."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(
+    path_or_id: str | Path, dtype: Precision = "auto", *, revision: str | None = None, quantize: Quantize = None
+) -> Any:
+    """A causal language model on this process's device.
+
+    Args:
+        dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+        quantize: load the frozen weights in 4-bit NF4 (Dettmers et al. 2023, 2305.14314) or 8-bit through bitsandbytes.
+
+    Raises:
+        ModelError: the checkpoint is refused (``check_folder``), or bitsandbytes is missing.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = resolve(str(path_or_id), revision)
+    torch_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
+        dtype, torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    )
+    options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": False, "use_safetensors": True}
+    if quantize:
+        options["quantization_config"] = _quantization(quantize, torch_dtype)
+        options["device_map"] = {"": device()}
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+    return AutoModelForCausalLM.from_pretrained(folder, **options).to(device())
+
+
+def _quantization(quantize: Quantize, compute: Any) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ModelError("method qlora needs bitsandbytes: got no such package, because it is an optional extra; "
+                         "install it with `pip install -c constraints.txt 'prefline[qlora]'`") from None
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def load_policy(artifact: Path, dtype: Precision = "auto", *, quantize: Quantize = None, trainable: bool = False) -> Any:
+    """The model of any stage's artifact: full weights, or an adapter (named "default") on its checked base.
+
+    Raises:
+        ModelError: the base beside the adapter is not the one it was trained on.
+    """
+    base = load_model(model_folder(artifact), dtype, quantize=quantize)
+    if not (artifact / "adapter").exists():
+        return base
+    from peft import PeftModel
+
+    check_base(artifact)
+    model = PeftModel.from_pretrained(base, artifact / "adapter", is_trainable=trainable, use_safetensors=True)
+    if not trainable:
+        model.eval()
+    return model
+
+
+def check_base(artifact: Path) -> None:
+    """Check that an adapter's base is the one its chain names.
+
+    Raises:
+        ModelError: it is another one, and the adapter's deltas would be added to foreign weights.
+    """
+    chain = Chain.read(artifact)
+    found = model_digest(model_folder(artifact))
+    if found != chain.base:
+        raise ModelError(f"adapter {artifact} does not fit its base {model_folder(artifact)}: got base digest {found[:12]}, "
+                         f"because the adapter was trained on {chain.base[:12]}; restore that base, or train the adapter again")

@@ -1,0 +1,267 @@
+"""Plots as SVG text: the same input gives the same bytes, on any machine.
+
+Text stays text (``svg.fonttype: none``): measured with the font that comes with matplotlib, shown with ``FONTS``. So
+Chinese needs no font when drawing, and the reader's own when reading. No date, no file name, no random ids.
+The palette is Okabe and Ito's (colour-blind safe): https://jfly.uni-koeln.de/color/
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from steps.lib.stats import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FONTS = (
+    "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', 'Noto Sans CJK SC', "
+    "'Source Han Sans SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
+)
+INK, SOFT, GRID = "#1f2933", "#5f6c7b", "#e4e8ed"
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#9aa5b1",
+)
+REASONS = (ORANGE, YELLOW, PURPLE, SKY, GREEN)
+"""Colours of the most frequent drop reasons; the others share grey."""
+KEPT = "#b9d3c6"
+STAGES = {"pretrain": BLUE, "sft": GREEN, "dpo": ORANGE}
+SMOOTH = 1 / 24
+"""Share of a long history on each side of a point that its smoothed line averages."""
+
+
+def loss_curve(step: str, history: Sequence[Mapping[str, Any]]) -> str:
+    """Loss by optimizer update of one training step; an empty string when nothing was logged.
+
+    Args:
+        step: pretrain, sft or dpo.
+        history: lines of ``record/history.jsonl``: ``step``, ``loss`` (nats a token, or nats a pair), ``eval_loss``.
+    """
+    points = _series(history, "loss")
+    if not points:
+        return ""
+    with _figure(f"{step}: loss", "损失", height=2.7) as (axes, out):
+        _line(axes, points, STAGES.get(step, BLUE), "loss 损失")
+        held_out = _series(history, "eval_loss")
+        if held_out:
+            _line(axes, held_out, GREY, "held-out 保留集")
+        axes.set_xlabel("optimizer update 更新步")
+        axes.set_ylabel("nats")
+        _corner(axes, f"last 末值 {number(points[-1][1])}")
+    return out[0]
+
+
+def reward_curve(history: Sequence[Mapping[str, Any]]) -> str:
+    """Reward margin and accuracy by update of dpo, one above the other; empty when nothing was logged.
+
+    Args:
+        history: lines with ``rewards/margins`` (chosen less rejected, times beta) and ``rewards/accuracies`` (share).
+    """
+    margins, shares = _series(history, "rewards/margins"), _series(history, "rewards/accuracies")
+    if not margins or not shares:
+        return ""
+    with _figure("dpo: reward margin and accuracy", "奖励差与准确率", height=3.3, rows=2) as (grid, out):
+        upper, lower = grid
+        _line(upper, margins, ORANGE, "margin")
+        upper.axhline(0, color=SOFT, linewidth=0.8)
+        upper.set_ylabel("margin 差")
+        upper.tick_params(labelbottom=False)
+        _corner(upper, f"last 末值 {number(margins[-1][1])}")
+        _line(lower, shares, BLUE, "accuracy")
+        lower.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
+        lower.set_ylim(-0.03, 1.03)
+        lower.set_ylabel("accuracy 准确率")
+        lower.set_xlabel("optimizer update 更新步")
+        _corner(lower, f"last 末值 {shares[-1][1]:.0%}")
+    return out[0]
+
+
+def bars(title_en: str, title_zh: str, unit: str, values: Mapping[str, Interval], *, better: str = "higher") -> str:
+    """One bar a model, with its interval and its value on top.
+
+    Args:
+        title_en: name of the figure.
+        title_zh: the same in Chinese.
+        unit: ``share`` is shown in percent; anything else stands at the axis.
+        values: model -> interval, in the order of the chain.
+        better: ``higher`` or ``lower``; said below the title.
+    """
+    scale = 100.0 if unit == "share" else 1.0
+    with _figure(title_en, title_zh, height=2.55) as (axes, out):
+        intervals = [(scale * figure.value, scale * figure.low, scale * figure.high) for figure in values.values()]
+        spread = max(high for _, _, high in intervals) - min(0.0, min(low for _, low, _ in intervals))
+        for place, (value, low, high) in enumerate(intervals):
+            axes.bar(place, value, width=0.56, color=BLUE if place == len(intervals) - 1 else "#a9c6da", zorder=2)
+            reach = [[value - low], [high - value]]
+            axes.errorbar(place, value, yerr=reach, color=INK, linewidth=1.1, capsize=4, zorder=3)
+            axes.annotate(
+                f"{value:.1f} %" if unit == "share" else number(value),
+                (place, high), xytext=(0, 4), textcoords="offset points", ha="center", va="bottom", color=INK,
+                fontsize=9.5,
+            )
+        axes.set_xticks(range(len(values)), list(values), color=INK)
+        axes.set_xlim(-0.6, len(values) - 0.4)
+        low_end = min(0.0, min(low for _, low, _ in intervals))
+        axes.set_ylim(low_end * 1.1, max(high for _, _, high in intervals) + 0.16 * (spread or 1.0))
+        axes.set_ylabel("%" if unit == "share" else unit)
+        axes.grid(axis="x", visible=False)
+        axes.axhline(0, color=SOFT, linewidth=0.8, zorder=4)
+        _corner(axes, "higher is better 越高越好" if better == "higher" else "lower is better 越低越好")
+    return out[0]
+
+
+def rows(steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:
+    """Where rows went: one bar for each kind of rows of each step, as shares of the rows that came in.
+
+    Args:
+        steps: (label, rows in, rows kept, reason -> rows dropped); bars without rows are left out.
+    """
+    shown = [entry for entry in steps if entry[1] > 0]
+    if not shown:
+        return ""
+    totals: dict[str, int] = {}
+    for _, _, _, dropped in shown:
+        for reason, count in dropped.items():
+            totals[reason] = totals.get(reason, 0) + count
+    order = sorted(totals, key=lambda reason: (-totals[reason], reason))
+    named = order[: len(REASONS)]
+    colours = dict(zip(named, REASONS, strict=False))
+    entries = [("kept 保留", KEPT), *colours.items()]
+    if len(order) > len(named):
+        entries.append(("other reasons 其他原因", GREY))
+    bottom = 0.52 + 0.2 * ((len(entries) + 1) // 2)
+    height = 0.46 + 0.34 * len(shown) + bottom
+    with _figure("Rows kept and dropped", "保留与丢弃的行", height=height, left=1.55, bottom=bottom) as (axes, out):
+        for place, (_, rows_in, kept, dropped) in enumerate(shown):
+            parts = [(kept, KEPT)] + [(dropped.get(reason, 0), colours[reason]) for reason in named]
+            parts.append((sum(count for reason, count in dropped.items() if reason not in colours), GREY))
+            start = 0.0
+            for count, colour in parts:
+                share = 100 * count / rows_in
+                axes.barh(place, share, left=start, height=0.62, color=colour, edgecolor="white", linewidth=0.6)
+                start += share
+            axes.annotate(
+                f"{kept:,} / {rows_in:,}", (1, place), xytext=(6, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="left", va="center", fontsize=8.5, color=INK, annotation_clip=False,
+            )
+        axes.set_yticks(range(len(shown)), [label for label, _, _, _ in shown], color=INK)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("% of rows in 占输入行的百分比")
+        _legend(axes, entries)
+    return out[0]
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent for ordinary sizes."""
+    size = abs(value)
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(float(line["step"]), float(line[key])) for line in history if line.get(key) is not None and "step" in line]
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, label: str) -> None:
+    """The points; a long history also gets its smoothed line, and the points step back."""
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    if len(points) < 30:
+        axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=2.6, label=label)
+        return
+    axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.35)
+    reach = max(2, round(SMOOTH * len(y)))
+    smooth = []
+    for place in range(len(y)):
+        side = min(reach, place, len(y) - 1 - place)
+        smooth.append(sum(y[place - side : place + side + 1]) / (2 * side + 1))
+    axes.plot(x, smooth, color=colour, linewidth=1.8, label=label)
+
+
+def _corner(axes: Axes, text: str) -> None:
+    axes.annotate(text, (1, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", ha="right",
+                  va="bottom", fontsize=8, color=SOFT)
+
+
+def _legend(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
+    """Labelled squares in two columns below the axes."""
+    from matplotlib.patches import Rectangle
+
+    figure = axes.get_figure()
+    assert figure is not None
+    width, height = figure.get_window_extent().width / figure.dpi, figure.get_window_extent().height / figure.dpi
+    for place, (label, colour) in enumerate(entries):
+        x = (0.2 + (place % 2) * 0.5 * width) / width
+        y = (0.2 * ((len(entries) + 1) // 2 - 1 - place // 2) + 0.08) / height
+        figure.add_artist(Rectangle((x, y), 0.11 / width, 0.11 / height, facecolor=colour, edgecolor="none"))
+        figure.text(x + 0.17 / width, y + 0.05 / height, label, fontsize=8.5, color=INK, va="center")
+
+
+@contextmanager
+def _figure(
+    english: str, chinese: str, *, height: float, rows: int = 1, left: float = 0.62, bottom: float = 0.48
+) -> Iterator[tuple[Any, list[str]]]:
+    """Axes of the house style on a page 5.2 inches wide; after the block the list holds the SVG text.
+
+    Args:
+        english: title.
+        chinese: title.
+        height: inches.
+        rows: axes below each other that share x; with one, the axes come alone.
+        left: inches of margin for the labels of y.
+        bottom: inches of margin for the labels of x.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": english, "font.family": ["DejaVu Sans"], "font.size": 9,
+        "axes.edgecolor": GRID, "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT, "text.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
+        "grid.linewidth": 0.8, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
+    }
+    out: list[str] = []
+    # Missing Chinese glyphs only matter to matplotlib's own measuring; the reader's fonts have them.
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        width, top = 5.2, 0.46
+        figure = Figure(figsize=(width, height))
+        canvas = FigureCanvasSVG(figure)
+        right = 0.9 if left > 1 else 0.12
+        figure.subplots_adjust(
+            left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height, hspace=0.28
+        )
+        grid = figure.subplots(rows, 1, sharex=True)
+        title = f"{english}  {chinese}"
+        figure.text(0.08 / width, 1 - 0.1 / height, title, ha="left", va="top", fontsize=10.5, weight="bold")
+        yield grid, out
+        page = io.StringIO()
+        canvas.print_svg(page, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    out.append(_clean(page.getvalue(), f"{english} {chinese}"))
+
+
+def _clean(svg: str, label: str) -> str:
+    """Make matplotlib's SVG fit to stand inside a page: no prolog, no fixed size, own fonts, only ids that are used."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'xlink:href="#([^"]+)"', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    prefix = re.sub(r"\W+", "-", label)
+    for name in sorted(used):
+        svg = svg.replace(f'id="{name}"', f'id="{prefix}{name}"').replace(f'"#{name}"', f'"#{prefix}{name}"')
+        svg = svg.replace(f"url(#{name})", f"url(#{prefix}{name})")
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: 'DejaVu Sans';? ?", "", svg)
+    svg = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'", lambda match: match[1] + FONTS, svg)
+    title, style = html.escape(label, quote=True), f"font-family: {FONTS}; stroke-linejoin: round"
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
+    return re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"

@@ -1,0 +1,177 @@
+"""The report of an evaluation: one plain model, written as JSON, Markdown and one self-contained page.
+
+``report.html`` asks for nothing from outside: style and plots stand in the file. No sentence holds a figure of its own;
+``wording`` makes them from the intervals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from steps.lib import plots, wording
+from steps.lib.errors import DataError
+from steps.lib.figures import Comparison, Figure, Plain
+
+TILES = 6
+"""Figures on the first screen when the report names no highlights."""
+
+
+class ModelCard(Plain):
+    """A model of the chain."""
+
+    name: str
+    digest: str
+    chain: list[str] = Field(default_factory=list)
+    """What the model was made from, first to last: ``base 1a2b3c...``, ``sft adapter 4d5e...``."""
+
+
+class Sample(Plain):
+    """One held-out prompt and what every model answered."""
+
+    id: str = ""
+    prompt: str
+    lang: str
+    outputs: dict[str, str]
+    """Model -> answer, in the order of the chain."""
+    rules: dict[str, dict[str, bool | None]] = Field(default_factory=dict)
+    """Model -> rule -> kept, broken, or None where it does not apply."""
+
+
+class StepRows(Plain):
+    """Rows in and out of a step, as its ledger counted them: kind -> rows, kind -> reason -> rows."""
+
+    step: str
+    rows_in: dict[str, int]
+    rows_out: dict[str, int]
+    dropped: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+    @classmethod
+    def from_ledger(cls, step: str, ledger: Mapping[str, Any]) -> StepRows:
+        """From ``RowLedger.dump()``, which is also what a manifest holds as ``rows``."""
+        return cls(step=step, rows_in=ledger["in"], rows_out=ledger["out"], dropped=ledger["dropped"])
+
+
+class Report(Plain):
+    """All that the report shows."""
+
+    title: str
+    seed: int
+    facts: dict[str, str] = Field(default_factory=dict)
+    """Short facts under the title: task, held-out items, size of the model."""
+    models: list[ModelCard]
+    """In the order of the chain; the last one is the candidate for promotion."""
+    figures: list[Figure]
+    comparisons: list[Comparison] = Field(default_factory=list)
+    highlights: list[str] = Field(default_factory=list)
+    """Names of the figures on the first screen; empty: the first six."""
+    samples: list[Sample] = Field(default_factory=list)
+    rows: list[StepRows] = Field(default_factory=list)
+    histories: dict[str, list[dict[str, float | int | str | None]]] = Field(default_factory=dict)
+    """Training step -> lines of its ``record/history.jsonl``."""
+    teachers: list[str] = Field(default_factory=list)
+    fingerprint: dict[str, str] = Field(default_factory=dict)
+    """All that two evaluations must share to be compared: suite and scorer digests, template, generation, versions."""
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def chain(self) -> list[str]:
+        """Names of the models."""
+        return [card.name for card in self.models]
+
+    def by_figure(self, names: list[str] | None = None) -> list[list[Figure]]:
+        """Figures grouped by name, each group in the order of the chain.
+
+        Args:
+            names: only these, in this order.
+        """
+        groups: dict[str, list[Figure]] = {}
+        for figure in self.figures:
+            groups.setdefault(figure.name, []).append(figure)
+        order = self.chain
+        for group in groups.values():
+            group.sort(key=lambda figure: order.index(figure.model))
+        return [groups[name] for name in (names or groups) if name in groups]
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write ``report.json``, ``report.md`` and ``report.html``. The bytes depend on the report only."""
+    (folder / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_render("report.md.jinja", report), encoding="utf-8")
+    (folder / "report.html").write_text(_render("report.html.jinja", report), encoding="utf-8")
+
+
+def read(folder: Path) -> Report:
+    """Read ``report.json`` back.
+
+    Raises:
+        DataError: it is missing or is not a report.
+    """
+    path = folder / "report.json"
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: got no file, because evaluate writes it; rebuild that step") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path}, field {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}, because another "
+                        "version wrote it; rebuild the step evaluate") from None
+
+
+def drawings(report: Report) -> list[str]:
+    """The plots, as SVG text: training curves, one small multiple a figure, rows."""
+    pages = [plots.loss_curve(step, history) for step, history in report.histories.items()]
+    pages += [plots.reward_curve(history) for history in report.histories.values()]
+    for group in report.by_figure():
+        if len(group) > 1:
+            first = group[0]
+            values = {figure.model: figure.interval for figure in group}
+            pages.append(plots.bars(first.label_en, first.label_zh, first.unit, values, better=first.better))
+    pages.append(plots.rows(list(_row_bars(report))))
+    return [page for page in pages if page]
+
+
+def _row_bars(report: Report) -> Iterator[tuple[str, int, int, Mapping[str, int]]]:
+    for step in report.rows:
+        for kind, count in step.rows_in.items():
+            dropped = step.dropped.get(kind, {})
+            yield f"{step.step} · {kind}", count, count - sum(dropped.values()), dropped
+
+
+def _render(template: str, report: Report) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in template, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        value=wording.value, span=wording.span, change=wording.change, change_span=wording.change_span,
+        fence=_fence, cell=_cell,
+    )
+    stages = [wording.verdict(name, report.comparisons, report.figures) for name in report.chain]
+    return environment.get_template(template).render(
+        report=report,
+        stages=[stage for stage in stages if stage],
+        tiles=report.by_figure(report.highlights)[: None if report.highlights else TILES],
+        groups=report.by_figure(),
+        drawings=[Markup(page) for page in drawings(report)] if "html" in template else [],
+        outcomes=wording.OUTCOMES,
+        fonts=Markup(plots.FONTS),
+    )
+
+
+def _fence(text: str) -> str:
+    """A Markdown code block that the text cannot close."""
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{ticks}\n{text}\n{ticks}"
+
+
+def _cell(text: object) -> str:
+    """Text for one cell of a Markdown table."""
+    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;")

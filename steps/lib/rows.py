@@ -1,0 +1,167 @@
+"""The rows that steps hand to each other, and how they lie on disk.
+
+Parquet, one file a kind, Hub conventions, so ``datasets.load_dataset("parquet", data_files=...)`` reads them.
+Nested fields are real Parquet lists and structs; free-form evidence is one JSON string column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steps.lib.errors import DataError
+
+Lang = Literal["zh", "en", "other"]
+
+
+class Row(BaseModel):
+    """Base of every row: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    """Stable name of the row inside its source; survives cleaning."""
+    lang: Lang = "other"
+    """Main language of the row's text."""
+    source: str = ""
+    """Where the row came from: a source's name from the configuration, or a teacher's."""
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Row):
+    """A prompt to be answered. ``facts`` are labels that only evaluation reads."""
+
+    prompt: str = Field(min_length=1)
+    facts: str = "{}"
+    """JSON object of the remaining columns of the source (labels such as intent)."""
+
+
+class Candidate(Row):
+    """One teacher answer to one prompt."""
+
+    prompt: str
+    answer: str
+    thought: str = ""
+    """Chain of thought, where the prompt file asks for one and stores it apart."""
+    teacher: str
+    sample: int = 0
+    """Index of the answer among the answers to the same prompt."""
+    flags: list[str] = Field(default_factory=list)
+    """Reason codes found while generating: truncated, empty, unparsed, schema..."""
+    request: str = ""
+    """Key of the request in the step's request ledger."""
+
+
+class Chat(Row):
+    """A conversation that ends with an assistant turn (TRL's conversational language-modelling layout)."""
+
+    messages: list[Message]
+
+
+class Pair(Row):
+    """A preference pair (TRL's conversational preference layout)."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    margin: float = 0.0
+    """Score of chosen less score of rejected, in the scorer's own unit."""
+    evidence: str = "{}"
+    """JSON object: who scored what, and how."""
+
+
+class Text(Row):
+    """A document."""
+
+    text: str
+
+
+class Dropped(Row):
+    """A row that a step did not pass on, whole, with the reason."""
+
+    step: str
+    reason: str
+    """Reason code, the same that the step's ledger counts."""
+    detail: str = ""
+    """What was seen; for near-copies the id of the row that stayed and the similarity."""
+    row: str = "{}"
+    """The row as JSON, unchanged."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+def messages(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    """``messages(("user", "hi"), ...)`` as the plain dicts that chat templates take."""
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def write_parquet(path: Path, rows: Sequence[R], kind: type[R]) -> None:
+    """Write rows (none is fine: the file then has the columns and no row). The bytes depend on the rows only."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=_schema(kind))
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_parquet(path: Path, kind: type[R]) -> list[R]:
+    """Read rows back, checked.
+
+    Raises:
+        DataError: the file is missing, is not Parquet, or a row does not fit ``kind``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: got no file, because {kind.__name__} rows are expected there; "
+                        "rebuild the step that writes it") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not readable as Parquet: got {error}; rebuild the step that writes it") from None
+    rows: list[R] = []
+    for number, record in enumerate(records):
+        try:
+            rows.append(kind.model_validate(record))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(f"{path} row {number}, field {'.'.join(map(str, first['loc']))}: {first['msg']}, "
+                            f"got {first['input']!r:.80}; rebuild the step that writes it") from None
+    return rows
+
+
+def _schema(kind: type[Row]) -> Any:
+    import pyarrow as pa
+
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), list[str]: pa.list_(pa.string()),
+             list[Message]: pa.list_(turn)}
+    return pa.schema([(name, types.get(field.annotation, pa.string())) for name, field in kind.model_fields.items()])
+
+
+def by_id(rows: Iterable[R]) -> dict[str, R]:
+    """Index rows by id.
+
+    Raises:
+        DataError: two rows have the same id.
+    """
+    index: dict[str, R] = {}
+    for row in rows:
+        if row.id in index:
+            raise DataError(f"row id {row.id!r} stands twice, because two sources use the same ids; "
+                            "give each source its own name")
+        index[row.id] = row
+    return index

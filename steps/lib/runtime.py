@@ -1,0 +1,173 @@
+"""The process around a step: logs, progress, seeds, threads, signals, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from steps.lib.errors import Resumable
+
+T = TypeVar("T")
+
+THREAD_SETTINGS = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Environment of every step process. Spinning OpenMP threads ran ten times slower on a busy 2-core machine."""
+
+VERSIONS_THAT_MATTER = ("torch", "transformers", "trl", "peft", "tokenizers", "accelerate", "datasets", "pyarrow", "prefline")
+
+
+def environment() -> dict[str, str]:
+    """The environment for a step's process: this one's, with thread and telemetry settings where none are set."""
+    threads = str(min(os.cpu_count() or 1, 16))
+    return {"OMP_NUM_THREADS": threads, **THREAD_SETTINGS, **os.environ}
+
+
+def prepare(seed: int) -> None:
+    """Seed every generator, and ask torch (when the step has loaded it, or later) for deterministic kernels."""
+    import random
+
+    for name, value in environment().items():
+        os.environ.setdefault(name, value)
+    random.seed(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch and numpy, choose deterministic kernels on the CPU, and keep library noise out of the log."""
+    import numpy as np
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    # TRL turns on gradient checkpointing by its old name, which transformers 5.23 renames: nothing a user could change.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if not torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def logger(step: str, file: Path | None) -> logging.Logger:
+    """The step's logger: short lines on standard error, JSON lines in ``file``."""
+    log = logging.getLogger(f"prefline.{step}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    close(log)
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setFormatter(logging.Formatter(f"{step}: %(message)s"))
+    log.addHandler(screen)
+    if file is not None:
+        lines = logging.FileHandler(file, encoding="utf-8")
+        lines.setFormatter(_JsonLines())
+        log.addHandler(lines)
+    return log
+
+
+def close(log: logging.Logger) -> None:
+    """Flush and take off the logger's handlers."""
+    for handler in list(log.handlers):
+        handler.close()
+        log.removeHandler(handler)
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Wrap ``items`` in a bar that shows up after two seconds, on a terminal only."""
+    if not sys.stderr.isatty() or int(os.environ.get("RANK", "0")):
+        yield from items
+        return
+    from tqdm.auto import tqdm
+
+    yield from tqdm(items, desc=label, total=total, delay=2.0, leave=False)
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT. Loops look at it between units of work, save, and raise ``Resumable``."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Raise when a signal came.
+
+        Raises:
+            Resumable: SIGTERM or SIGINT came; what was done is kept.
+        """
+        if self.signal:
+            raise Resumable(f"stopped by {self.signal}: the partial work is kept; run the same command again to go on")
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Turn SIGTERM and SIGINT into a flag for the length of the block. A signal that comes twice is one stop."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.signal = signal.Signals(number).name
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Timer:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the timer was made."""
+        return time.perf_counter() - self._start
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_THAT_MATTER:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str:
+    """Commit of the code that runs ("" outside a checkout), with ``+dirty`` when files were changed."""
+    root = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")

@@ -1,0 +1,126 @@
+"""Teachers: the configuration union, one client for each kind, and which teacher gives which sample.
+
+Three kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process) and
+``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report takes it for a model).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from steps.lib.asking import Client, OnOutcome, Outcome, Request, draw
+from steps.lib.config import Neutral, Section
+from steps.lib.errors import TeacherError
+from steps.lib.http_teacher import HttpClient, HttpTeacher
+from steps.lib.ledger import Reply
+from steps.lib.local_teacher import LocalClient, LocalTeacher
+from steps.lib.store import digest_file
+
+BREATH = 64
+"""Scripted answers between two looks at the stop flag."""
+
+
+class ScriptedTeacherConfig(Section):
+    """A rule program in place of a model: offline, for the demo and for tests."""
+
+    kind: Literal["scripted"]
+    name: str = Field(default="scripted", pattern="^scripted")
+    """The teacher's name in rows, metrics and reports; it begins with "scripted"."""
+    share: float = Field(default=1.0, gt=0)
+    """Weight (any unit) of this teacher among the samples of a prompt."""
+    path: Annotated[Path, Neutral]
+    """File of rules (steps/lib/scripted.py); its content is in the key."""
+
+
+Teacher = Annotated[HttpTeacher | LocalTeacher | ScriptedTeacherConfig, Field(discriminator="kind")]
+"""A teacher's configuration, chosen by ``kind``."""
+
+
+class ScriptedClient:
+    """Answers by rules. The prompt is seen bare; template, examples and schema play no part."""
+
+    alone = True
+
+    def __init__(self, config: ScriptedTeacherConfig, seed: int) -> None:
+        self.name = config.name
+        self._config = config
+        self._seed = seed
+
+    def identity(self) -> dict[str, Any]:
+        """Content of the rules and the run's seed, from which they draw."""
+        return {"kind": "scripted", "model": digest_file(self._config.path), "run_seed": self._seed}
+
+    def sends_schema(self) -> bool:
+        """Rules know no schema."""
+        return False
+
+    async def answer(
+        self, requests: Sequence[Request], missing: frozenset[str], report: OnOutcome, stop: asyncio.Event
+    ) -> None:
+        """Answer what is missing. A prompt without a rule is a failure of that request. See ``asking.Client``."""
+        from steps.lib.scripted import ScriptedTeacher
+
+        teacher = ScriptedTeacher(self._config.path)
+        for number, request in enumerate(request for request in requests if request.key in missing):
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+            if stop.is_set():
+                return
+            try:
+                text = teacher.answer(request.prompt, seed=self._seed, sample=request.sample)
+            except TeacherError as error:
+                report(request, Outcome(None, f"no_rule: {error}"))
+            else:
+                report(request, Outcome(Reply(text, model=self.name)))
+
+
+def open_client(config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig, seed: int) -> Client:
+    """The client of a teacher. Nothing is loaded or sent yet.
+
+    Raises:
+        TeacherError: the environment variable of an HTTP teacher's key is not set.
+    """
+    if isinstance(config, HttpTeacher):
+        return HttpClient(config)
+    if isinstance(config, LocalTeacher):
+        return LocalClient(config)
+    return ScriptedClient(config, seed)
+
+
+def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
+    """External identities for a step's key: what a path or hub id points to.
+
+    An HTTP teacher has none: its endpoint class and model name stand in the configuration.
+    """
+    found: dict[str, str] = {}
+    for teacher in teachers:
+        if isinstance(teacher, ScriptedTeacherConfig):
+            found[f"teacher {teacher.name}"] = digest_file(teacher.path)
+        elif isinstance(teacher, LocalTeacher):
+            from steps.lib.models import hub_identity
+
+            found[f"teacher {teacher.name}"] = hub_identity(teacher.model, teacher.revision)
+    return found
+
+
+def assign(shares: Sequence[float], samples: int, prompt: str, seed: int) -> list[int]:
+    """Which teacher gives which sample of a prompt: index of a teacher for each sample.
+
+    Systematic sampling: one draw a prompt, then equal strides, so that every prompt gets each teacher's share to
+    within one sample, and all prompts together get it on average. It depends on the prompt alone, not on others or
+    their order.
+    """
+    total = sum(shares)
+    ends = [end / total for end in accumulate(shares)]
+    start = draw(seed, prompt, "teacher")
+    chosen = []
+    for sample in range(samples):
+        place = (start + sample) / samples
+        chosen.append(next((index for index, end in enumerate(ends) if place < end), len(ends) - 1))
+    return chosen

@@ -1,0 +1,107 @@
+"""Continued pretraining on the domain corpus, mixed with a replay share of general text against forgetting.
+
+Reads:  base: a model; corpus (clean): ``corpus.parquet``, ``general.parquet``.
+Writes: ``model/`` (full weights; a LoRA run is merged into its unquantised base), ``record/history.jsonl``.
+Source: replay share and re-warming: Ibrahim et al. 2024, 2403.08763.
+Run:    python -m steps.pretrain --config FILE --base DIR --corpus DIR --out DIR
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from steps.lib import models, runtime, training
+from steps.lib.config import Section
+from steps.lib.rows import Text, read_parquet
+from steps.lib.step import Context, Metrics, main
+
+VERSION = "1"
+
+
+class PretrainConfig(Section):
+    """Continued pretraining."""
+
+    method: Literal["full", "lora", "qlora"] = "lora"
+    """full: every weight; lora: adapters, merged at the end; qlora: adapters on a 4-bit base, merged into the unquantised one."""
+    lora: training.LoraSettings = training.LoraSettings()
+    """Adapters, for the methods that have them."""
+    replay: float = Field(0.25, ge=0, lt=1)
+    """Share of general text among the trained tokens."""
+    train: training.TrainSettings = training.TrainSettings()
+    """Optimisation; rows are packed to max_length tokens."""
+
+
+def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context: Context) -> Metrics:
+    """Train, and write full weights."""
+    from transformers import Trainer, TrainingArguments
+
+    runtime.seed_torch(context.seed)
+    folder = models.model_folder(base)
+    tokenizer = models.load_tokenizer(folder)
+    domain = read_parquet(corpus / "corpus.parquet", Text)
+    general = read_parquet(corpus / "general.parquet", Text)
+    training.need_rows(domain, "domain documents", {})
+    rows, metrics = _mix(config, tokenizer, domain, general, context)
+    model = models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None)
+    if config.method != "full":
+        model = training.with_lora(model, config.lora)
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(**training.trainer_arguments(config.train, context)),
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        data_collator=training.pad_batch(tokenizer.pad_token_id),
+    )
+    metrics.values.update(training.fit(trainer, context, out))
+    if trainer.is_world_process_zero():
+        _merged(model, config, folder, out).save_pretrained(out / "model")
+        tokenizer.save_pretrained(out / "model")
+    return metrics
+
+
+def _mix(
+    config: PretrainConfig, tokenizer: Any, domain: list[Text], general: list[Text], context: Context
+) -> tuple[list[list[int]], Metrics]:
+    """Packed rows of domain text and of as many general documents as make up the replay share."""
+    metrics = Metrics()
+    ids = [tokenizer(row.text, add_special_tokens=False)["input_ids"] for row in domain]
+    wanted = sum(map(len, ids)) * config.replay / (1 - config.replay)
+    order = list(range(len(general)))
+    random.Random(context.seed).shuffle(order)
+    replay: list[list[int]] = []
+    for index in order:
+        if sum(map(len, replay)) >= wanted:
+            break
+        replay.append(tokenizer(general[index].text, add_special_tokens=False)["input_ids"])
+    documents = ids + replay
+    random.Random(context.seed + 1).shuffle(documents)
+    rows = training.blocks(documents, config.train.max_length, tokenizer.eos_token_id)
+    metrics.tokens = sum(map(len, rows))
+    metrics.values["replay_share"] = round(sum(map(len, replay)) / max(1, metrics.tokens), 4)
+    metrics.rows.took("domain", len(domain))
+    metrics.rows.took("general", len(general))
+    metrics.rows.gave("trained domain", len(domain))
+    metrics.rows.gave("trained general", len(replay))
+    metrics.rows.drop("general", "not_needed_for_replay", len(general) - len(replay))
+    metrics.rows.balance({"domain": ["trained domain"], "general": ["trained general"]})
+    return rows, metrics
+
+
+def _merged(model: Any, config: PretrainConfig, folder: Path, out: Path) -> Any:
+    """Full weights of what was trained; the adapters of qlora are merged into the unquantised base."""
+    if config.method == "full":
+        return model
+    if config.method == "lora":
+        return model.merge_and_unload()
+    from peft import PeftModel
+
+    adapter = out / ".resume" / "adapter"
+    model.save_pretrained(adapter)
+    return PeftModel.from_pretrained(models.load_model(folder, config.train.precision), adapter).merge_and_unload()
+
+
+if __name__ == "__main__":
+    main("pretrain")

@@ -1,0 +1,90 @@
+"""Supervised fine-tuning with LoRA: loss on assistant tokens only, end of turn included.
+
+Reads:  base (base or pretrain): a model; chats (clean): ``chats.parquet``, ``general.parquet`` when replay is asked for.
+Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``record/history.jsonl``.
+Source: LoRA, Hu et al. 2021, 2106.09685; QLoRA, Dettmers et al. 2023, 2305.14314; TRL's SFTTrainer.
+Run:    python -m steps.sft --config FILE --base DIR --chats DIR --out DIR
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+from steps.lib import chat, models, runtime, training
+from steps.lib.config import Section
+from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
+from steps.lib.step import Context, Metrics, main
+from steps.lib.store import digest_file
+
+VERSION = "1"
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning."""
+
+    method: Literal["lora", "qlora"] = "lora"
+    """lora: adapters on the base; qlora: adapters on the base loaded in 4-bit."""
+    lora: training.LoraSettings = training.LoraSettings()
+    """Adapters."""
+    train: training.TrainSettings = training.TrainSettings()
+    """Optimisation; a chat longer than max_length tokens is dropped and counted."""
+
+
+def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Context) -> Metrics:
+    """Train an adapter on the chats."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    runtime.seed_torch(context.seed)
+    folder = models.model_folder(base)
+    tokenizer = models.load_tokenizer(folder)
+    rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out)
+    model = training.with_lora(
+        models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None), config.lora
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**training.trainer_arguments(config.train, context), max_length=None, packing=False),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    metrics.values.update(training.fit(trainer, context, out))
+    if trainer.is_world_process_zero():
+        training.save_adapter(trainer.model, out, folder, base)
+        stage = models.Stage(step="sft", digest=digest_file(chats / "chats.parquet"))
+        models.Chain(base=models.model_digest(folder), stages=(stage,)).write(out)
+    return metrics
+
+
+def _encode(config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path) -> tuple[list[dict[str, list[int]]], Metrics]:
+    """Tokens and labels of the chats that fit, the others dropped with the reason."""
+    metrics = Metrics()
+    rows: list[dict[str, list[int]]] = []
+    dropped: list[Dropped] = []
+    supervised = 0
+    for row in chats:
+        encoded = chat.encode(tokenizer, row.messages)
+        if len(encoded.input_ids) > config.train.max_length:
+            detail = f"{len(encoded.input_ids)} tokens, limit {config.train.max_length}"
+            dropped.append(Dropped(id=row.id, lang=row.lang, source=row.source, step="sft", reason="too_long", detail=detail,
+                                   row=row.model_dump_json()))
+            continue
+        rows.append({"input_ids": encoded.input_ids, "labels": encoded.labels})
+        supervised += encoded.supervised
+    reasons = Counter(row.reason for row in dropped)
+    training.need_rows(rows, "chats", reasons)
+    write_parquet(out / "dropped.parquet", dropped, Dropped)
+    metrics.rows.took("chats", len(chats))
+    metrics.rows.gave("trained", len(rows))
+    for reason, count in reasons.items():
+        metrics.rows.drop("chats", reason, count)
+    metrics.rows.balance({"chats": ["trained"]})
+    metrics.tokens = sum(len(row["input_ids"]) for row in rows)
+    metrics.values["supervised_share"] = round(supervised / metrics.tokens, 4)
+    return rows, metrics
+
+
+if __name__ == "__main__":
+    main("sft")

@@ -1,0 +1,98 @@
+"""Every test: offline but for loopback, in the root of the repository, away from the person's own settings.
+
+The environment is set here at import, before any test module can import prefect, torch or wandb.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOME = Path(tempfile.mkdtemp(prefix="prefline-tests-"))
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+os.environ.update({
+    "PREFECT_API_URL": "",  # beats a developer's .env: tests start their own server
+    "PREFECT_HOME": str(HOME / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "WANDB_MODE": "disabled",
+    "NETRC": str(HOME / "netrc"),
+    "HF_HOME": str(HOME / "huggingface"),
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+})
+for name in [name for name in os.environ if name.endswith("_API_KEY")]:
+    del os.environ[name]
+
+
+def pytest_unconfigure() -> None:
+    """Delete the session's home."""
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+class NetworkUsed(RuntimeError):
+    """A test reached for the network."""
+
+
+def _is_here(host: object) -> bool:
+    """Whether a host, as sockets and resolvers take it, is this machine."""
+    text = host.decode() if isinstance(host, bytes) else str(host or "localhost")
+    return text.startswith(LOOPBACK) or text == socket.gethostname()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_only() -> Any:
+    """Refuse connections and look-ups that leave this machine. Subprocesses are not held back."""
+    patch = pytest.MonkeyPatch()
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(host: object) -> None:
+        if not _is_here(host):
+            raise NetworkUsed(f"a test connects to {host!r}: got a host that is not loopback, because tests run offline; "
+                              "start a small real server on 127.0.0.1 (tests/openai_server.py)")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            check(address[0])
+        return connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            check(address[0])
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
+        check(host)
+        return getaddrinfo(host, *arguments, **named)
+
+    patch.setattr(socket.socket, "connect", guarded_connect)
+    patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in the configuration are relative to the root of the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data that nobody of this project wrote (``real/``, ``eval/``); it is not part of the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/data is not there: this test reads real data that the repository does not hold")
+    return folder

@@ -1,0 +1,171 @@
+"""The smallest chain that does what the real one does: short made-up rows, a Llama of two layers, a few updates.
+
+The task: answer ``{"ok": "yes"}``. The chats say yes or no at random, so a trained policy says both, and rules tell them apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from steps.base import BaseConfig
+from steps.dpo import DpoConfig
+from steps.evaluate import EvaluateConfig
+from steps.lib.config import Section
+from steps.lib.rows import Chat, Message, Pair, Prompt, Row, Text, write_parquet
+from steps.lib.step import Context, Spec, build, module_of
+from steps.lib.store import Artifact, publish, work_folder
+from steps.pairs import PairsConfig
+from steps.pretrain import PretrainConfig
+from steps.sft import SftConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+YES, NO = '{"ok": "yes"}', '{"ok": "no"}'
+TASK = """\
+name: say-yes
+student_system: {zh: "用JSON。", en: "JSON."}
+schema:
+  type: object
+  additionalProperties: false
+  required: [ok]
+  properties: {ok: {type: string}}
+rules:
+  - {name: json_schema, kind: schema}
+  - {name: yes, kind: must_match, field: ok, pattern: '^yes$'}
+"""
+TINY = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 2, "max_length": 128}
+FEW: dict[str, Any] = {"max_updates": 6, "epochs": 50, "batch_size": 4, "max_length": 96, "log_every": 1, "save_every": 2}
+
+BASE = BaseConfig.model_validate(
+    {"kind": "tiny", "tiny": TINY, "train": {"lr": 1e-2, "max_updates": 80, "epochs": 50, "batch_size": 8, "max_length": 64}}
+)
+PRETRAIN = PretrainConfig.model_validate({"method": "full", "replay": 0.4, "train": {**FEW, "max_length": 64, "lr": 1e-3}})
+SFT = SftConfig.model_validate(
+    {"lora": {"rank": 8, "alpha": 16}, "train": {**FEW, "lr": 1e-2, "max_updates": 16, "batch_size": 8, "save_every": 50}}
+)
+PAIRS = PairsConfig.model_validate({"prompts": 10, "samples": 4, "max_tokens": 10, "batch_size": 4, "teacher_share": 0.5})
+DPO = DpoConfig.model_validate({"train": {**FEW, "lr": 5e-3}})
+EVALUATE = EvaluateConfig.model_validate({"max_tokens": 8, "window": 64, "batch_size": 8, "samples": 2})
+
+
+def turn(role: str, content: str) -> Message:
+    return Message.model_validate({"role": role, "content": content})
+
+
+def chats(count: int = 16) -> list[Chat]:
+    rows = []
+    for n in range(count):
+        lang, system, ask = ("zh", "用JSON。", f"好吗{n}？") if n % 2 else ("en", "JSON.", f"Is {n} fine?")
+        rows.append(Chat.model_validate({
+            "id": f"chat-{n}", "lang": lang, "source": "made",
+            "messages": [turn("system", system), turn("user", ask), turn("assistant", YES if n % 3 else NO)],
+        }))
+    return rows
+
+
+def pair(n: int, chosen: str = YES, rejected: str = NO) -> Pair:
+    return Pair(id=f"pair-{n}", lang="en", source="made", prompt=[turn("system", "JSON."), turn("user", f"Is {n} fine?")],
+                chosen=[turn("assistant", chosen)], rejected=[turn("assistant", rejected)], margin=0.5)
+
+
+def texts(kind: str, count: int) -> list[Text]:
+    chat = "<|im_start|>system\nJSON.<|im_end|>\n<|im_start|>user\nIs {n} fine?<|im_end|>\n<|im_start|>assistant\n{ok}<|im_end|>\n"
+    said = {"general": "The {n} birds sing. 鸟儿{n}在歌唱。" + chat, "domain": "Order {n} is {ok} at the desk. 订单{n}已处理。"}[kind]
+    return [Text(id=f"{kind}-{n}", lang="en", source=kind, text=said.format(n=n * 7, ok=(YES, NO)[n % 2])) for n in range(count)]
+
+
+def data_rows() -> dict[str, tuple[list[Any], type[Row]]]:
+    """File -> rows, as clean writes them."""
+    return {
+        "corpus": (texts("domain", 12), Text), "general": (texts("general", 24), Text), "chats": (chats(), Chat),
+        "pairs": ([pair(n) for n in range(8)], Pair), "heldout_domain": (texts("domain", 16)[12:], Text),
+        "heldout_general": (texts("general", 28)[24:], Text),
+        "heldout_prompts": ([Prompt(id=f"p{n}", lang="en", source="made", prompt=f"Is {n} fine?") for n in range(90, 93)], Prompt),
+        "heldout_pairs": ([pair(n) for n in range(90, 95)], Pair),
+    }
+
+
+def close(target: Path, files: dict[str, tuple[list[Any], type[Row]]], step: str, task: str | None = None) -> Artifact:
+    """Publish rows as the artifact of a step that ran elsewhere."""
+    work = work_folder(target)
+    work.mkdir(parents=True)
+    for name, (rows, kind) in files.items():
+        write_parquet(work / f"{name}.parquet", rows, kind)
+    if task:
+        (work / "task.yaml").write_text(task)
+    rows_ledger: dict[str, Any] = {"in": {}, "out": {}, "dropped": {}}
+    return publish(work, target, {"step": step, "key": f"{step}/{target.name}", "inputs": {}, "config": {}, "rows": rows_ledger})
+
+
+def data_artifact(root: Path, name: str = "minimal", *, task: str | None = TASK, **replaced: list[Any]) -> Artifact:
+    """A clean-like artifact; ``chats=[...]`` and the like replace a file's rows."""
+    files = {kind: (replaced.get(kind, rows), row) for kind, (rows, row) in data_rows().items()}
+    return close(root / "clean" / name, files, "clean", task)
+
+
+def pairs_artifact(root: Path, rows: list[Pair], name: str = "made") -> Artifact:
+    return close(root / "pairs" / name, {"pairs": (rows, Pair)}, "pairs")
+
+
+def made(root: Path, name: str, config: Section, *, seed: int = 0, **inputs: Artifact) -> Artifact:
+    """The artifact of a real step, built in this process at its place in the store ``root``."""
+    spec = Spec(module_of(name), config, inputs, seed)
+    target = root / spec.key()
+    return Artifact.read(target) if target.exists() else build(spec, target)
+
+
+def context(out: Path, *, seed: int = 0, track: Any = None) -> Context:
+    """A context for a bare ``run``; ``out`` and its resume folder are made."""
+
+    def progress(items: Any, label: str, total: int | None = None) -> Iterator[Any]:
+        return iter(items)
+
+    (out / ".resume").mkdir(parents=True, exist_ok=True)
+    (out / "record").mkdir(exist_ok=True)
+    return Context(log=logging.getLogger("test"), seed=seed, resume=out / ".resume", progress=progress,
+                   track=track or (lambda values, step=None: None))
+
+
+def with_train(config: Any, **changes: Any) -> Any:
+    """The configuration with other values in its ``train`` section."""
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+@dataclass
+class TinyChain:
+    """One trained chain, each part built when it is first asked for."""
+
+    root: Path
+
+    @cached_property
+    def data(self) -> Artifact:
+        return data_artifact(self.root)
+
+    @cached_property
+    def base(self) -> Artifact:
+        return made(self.root, "base", BASE, corpus=self.data)
+
+    @cached_property
+    def pretrain(self) -> Artifact:
+        return made(self.root, "pretrain", PRETRAIN, base=self.base, corpus=self.data)
+
+    @cached_property
+    def sft(self) -> Artifact:
+        return made(self.root, "sft", SFT, base=self.pretrain, chats=self.data)
+
+    @cached_property
+    def pairs(self) -> Artifact:
+        return made(self.root, "pairs", PAIRS, policy=self.sft, data=self.data)
+
+    @cached_property
+    def dpo(self) -> Artifact:
+        return made(self.root, "dpo", DPO, policy=self.sft, pairs=self.pairs)
+
+    @cached_property
+    def evaluate(self) -> Artifact:
+        return made(self.root, "evaluate", EVALUATE, base=self.base, pretrained=self.pretrain, sft=self.sft, dpo=self.dpo,
+                    heldout=self.data)

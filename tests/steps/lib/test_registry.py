@@ -1,0 +1,193 @@
+"""The registry: versions, the chain of events, races, rollback."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from example_report import safetensors
+
+from steps.lib.errors import ArtifactError
+from steps.lib.registry import Registry
+
+RACER = """
+import sys
+from pathlib import Path
+from steps.lib.errors import ArtifactError
+from steps.lib.registry import Registry
+registry, versions, wanted = Registry(Path(sys.argv[1])), sys.argv[2].split(","), int(sys.argv[3])
+wins = 0
+while wins < wanted:
+    now = registry.history("desk").aliases().get("champion")
+    try:
+        registry.promote("desk", versions[wins % len(versions)], expected=now, verdict_digest="0", reason="race")
+        wins += 1
+    except ArtifactError as error:
+        assert "has moved" in str(error), error
+"""
+
+
+def model(folder: Path, text: str) -> Path:
+    safetensors(folder / "adapter" / "adapter_model.safetensors", text)
+    (folder / "chain.json").write_text(json.dumps({"base": "abc", "stages": [text]}))
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+def add(registry: Registry, tmp_path: Path, text: str) -> str:
+    return registry.register("desk", model(tmp_path / text, text), facts={"policy": text}).name
+
+
+def test_register_is_immutable_and_idempotent(registry: Registry, tmp_path: Path) -> None:
+    first, second = add(registry, tmp_path, "one"), add(registry, tmp_path, "two")
+    assert add(registry, tmp_path, "one") == first
+    assert first.startswith("v0001-") and second.startswith("v0002-")
+    assert [version.facts["policy"] for version in registry.versions("desk")] == ["one", "two"]
+    assert registry.versions("desk")[0].digest[:12] == first[6:]
+    assert not list((tmp_path / "registry" / "desk" / "versions").glob(".*"))
+
+
+def test_promote_and_rollback_are_byte_identical(registry: Registry, tmp_path: Path) -> None:
+    one, two = add(registry, tmp_path, "one"), add(registry, tmp_path, "two")
+    assert registry.champion("desk") is None
+    registry.promote("desk", one, expected=None, verdict_digest="d1", reason="better")
+    before = registry.resolve("desk", "champion")
+    weights = (before.folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    registry.promote("desk", two, expected=one, verdict_digest="d2", reason="better still")
+    assert registry.history("desk").replaced(two) == one
+    event = registry.rollback("desk", expected=two, reason="complaints")
+    after = registry.resolve("desk", "champion")
+    assert (event.before, event.after) == (two, one) and after == before
+    assert (after.folder / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+    assert [event.action for event in registry.history("desk").events] == ["register", "register", "promote", "promote", "rollback"]
+    cache = json.loads((tmp_path / "registry" / "desk" / "aliases.json").read_text())
+    assert cache == {"seq": 5, "aliases": {"champion": one}}
+
+
+def test_events_win_over_the_cache(registry: Registry, tmp_path: Path) -> None:
+    one = add(registry, tmp_path, "one")
+    registry.promote("desk", one, expected=None, verdict_digest="d", reason="r")
+    (tmp_path / "registry" / "desk" / "aliases.json").write_text('{"seq": 0, "aliases": {"champion": "v0009-else"}}')
+    assert registry.resolve("desk", "champion").name == one
+
+
+def test_compare_and_swap(registry: Registry, tmp_path: Path) -> None:
+    one, two = add(registry, tmp_path, "one"), add(registry, tmp_path, "two")
+    registry.promote("desk", one, expected=None, verdict_digest="d", reason="r")
+    with pytest.raises(ArtifactError, match="has moved: got 'v0001"):
+        registry.promote("desk", two, expected=None, verdict_digest="d", reason="r")
+    assert registry.resolve("desk", "champion").name == one
+
+
+def test_rollback_needs_a_reason_and_a_target(registry: Registry, tmp_path: Path) -> None:
+    one = add(registry, tmp_path, "one")
+    registry.promote("desk", one, expected=None, verdict_digest="d", reason="r")
+    with pytest.raises(ArtifactError, match="no reason"):
+        registry.rollback("desk", expected=one, reason=" ")
+    with pytest.raises(ArtifactError, match="nothing to go back to"):
+        registry.rollback("desk", expected=one, reason="bad")
+
+
+def test_a_damaged_version_is_not_promoted(registry: Registry, tmp_path: Path) -> None:
+    one = registry.versions("desk")[0] if add(registry, tmp_path, "one") else None
+    assert one is not None
+    (one.folder / "chain.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"damaged: got other content in chain\.json"):
+        registry.promote("desk", one.name, expected=None, verdict_digest="d", reason="r")
+    assert registry.champion("desk") is None
+
+
+def test_an_extra_file_is_damage(registry: Registry, tmp_path: Path) -> None:
+    name = add(registry, tmp_path, "one")
+    (registry.resolve("desk", name).folder / "evil.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"evil\.json"):
+        registry.verify("desk", name)
+
+
+def test_pickles_links_and_disguises_are_refused(registry: Registry, tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "m")
+    (folder / "training_args.bin").write_bytes(pickle.dumps({"lr": 1}))
+    (folder / "fake.safetensors").write_bytes(pickle.dumps({"w": 1}))
+    (folder / "link.json").symlink_to(folder / "chain.json")
+    with pytest.raises(ArtifactError) as caught:
+        registry.register("desk", folder, facts={})
+    for name in ("training_args.bin (kind", "fake.safetensors (no safetensors header)", "link.json (a link)"):
+        assert name in str(caught.value)
+    assert not (tmp_path / "registry").exists()
+
+
+def test_names_stay_inside_the_root(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="model name"):
+        registry.register("../desk", model(tmp_path / "m", "m"), facts={})
+    with pytest.raises(ArtifactError, match="has no alias or version"):
+        registry.resolve("desk", "champion")
+
+
+@pytest.mark.parametrize("harm", ["edit", "remove", "cut"])
+def test_a_changed_log_is_noticed(registry: Registry, tmp_path: Path, harm: str) -> None:
+    add(registry, tmp_path, "one")
+    add(registry, tmp_path, "two")
+    path = tmp_path / "registry" / "desk" / "events" / "000001.json"
+    if harm == "edit":
+        path.write_text(path.read_text().replace('"prefline"', '"somebody"'))
+    elif harm == "remove":
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:40])
+    with pytest.raises(ArtifactError, match="event log"):
+        registry.history("desk")
+
+
+def test_what_a_crash_left_is_taken_up(registry: Registry, tmp_path: Path) -> None:
+    """Killed between the rename and the event: the folder is there, the version is not; registering again makes it one."""
+    name = add(registry, tmp_path, "one")
+    (tmp_path / "registry" / "desk" / "events" / "000001.json").unlink()
+    assert registry.versions("desk") == []
+    add(registry, tmp_path, "two")
+    assert add(registry, tmp_path, "one") == f"v0002-{name[6:]}"
+    assert len(list((tmp_path / "registry" / "desk" / "versions").iterdir())) == 2
+
+
+@pytest.mark.fault
+def test_racing_promotions_with_one_killed(registry: Registry, tmp_path: Path) -> None:
+    """Four processes promote; one dies by SIGKILL. Every event is one swap from the state before it."""
+    versions = [add(registry, tmp_path, text) for text in ("one", "two", "three")]
+    command = [sys.executable, "-c", RACER, str(tmp_path / "registry"), ",".join(versions)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    racers = [subprocess.Popen([*command, "15"], env=environment) for _ in range(3)]
+    victim = subprocess.Popen([*command, "100000"], env=environment)
+    deadline = time.monotonic() + 60
+    while len(registry.history("desk").events) < 12 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait(20) == -signal.SIGKILL
+    assert [racer.wait(60) for racer in racers] == [0, 0, 0]
+    history = registry.history("desk")  # raises when the chain is broken
+    moves = [event for event in history.events if event.action == "promote"]
+    assert len(moves) >= 45
+    assert all(move.before == earlier.after for earlier, move in zip(moves, moves[1:], strict=False))
+    assert registry.resolve("desk", "champion").name == moves[-1].after
+
+
+def test_racing_registrations_number_without_gaps(registry: Registry, tmp_path: Path) -> None:
+    folders = [model(tmp_path / f"r{index}", f"r{index}") for index in range(4)]
+    code = ("import sys; from pathlib import Path; from steps.lib.registry import Registry; "
+            "Registry(Path(sys.argv[1])).register('desk', Path(sys.argv[2]), facts={})")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "registry"), str(folder)], env=environment)
+            for folder in [*folders, folders[0]]]
+    assert [run.wait(60) for run in runs] == [0] * 5
+    names = [version.name[:5] for version in registry.versions("desk")]
+    assert names == ["v0001", "v0002", "v0003", "v0004"]
+    assert len(list((tmp_path / "registry" / "desk" / "versions").iterdir())) == 4

@@ -1,0 +1,177 @@
+"""Figures from items, sentences from figures, and the three files of a report."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import example_report
+import pytest
+from pydantic import ValidationError
+
+from steps.lib import figures, report, wording
+from steps.lib.errors import DataError
+from steps.lib.figures import Comparison, Figure, Item, Measure
+from steps.lib.report import Report
+from steps.lib.stats import Interval
+
+SHARE = Measure(name="rule_score", label_en="Rule score", label_zh="规则得分", unit="share", suite="s", score="rules")
+BITS = Measure(name="bpb", label_en="Domain text", label_zh="领域文本", unit="bits/byte", better="lower", suite="s", score="bits",
+               weight="bytes")
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Item]:
+    return example_report.items()
+
+
+@pytest.fixture(scope="module")
+def shown(items: list[Item]) -> Report:
+    return example_report.report(items)
+
+
+@pytest.fixture(scope="module")
+def folder(shown: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report")
+    report.write(shown, path)
+    return path
+
+
+def item(name: str, model: str, error: str = "", **scores: float | None) -> Item:
+    return Item(model=model, suite="s", item_id=name, cluster_id=name, scores=scores, error=error)
+
+
+def change(value: float, low: float, high: float, measure: Measure = SHARE) -> Comparison:
+    return Comparison(**measure.model_dump(), model="dpo", against="sft",
+                      interval=Interval(value=value, low=low, high=high, n=9, method="m"))
+
+
+def test_items_come_back_as_they_were(items: list[Item], tmp_path: Path) -> None:
+    figures.write_items(tmp_path / "items.parquet", items)
+    assert figures.read_items(tmp_path / "items.parquet") == items
+    with pytest.raises(DataError, match="missing"):
+        figures.read_items(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no")
+    with pytest.raises(DataError, match="not readable as Parquet"):
+        figures.read_items(tmp_path / "text.parquet")
+
+
+def test_figures_find_the_truth(shown: Report) -> None:
+    """The made-up items have known levels; each interval holds its own."""
+    found = {(figure.name, figure.model): figure.interval for figure in shown.figures}
+    for suite, levels in example_report.BITS.items():
+        for model, level in zip(example_report.CHAIN, levels, strict=True):
+            interval = found[f"{suite.removeprefix('heldout_')}_bits_per_byte", model]
+            assert interval.low < level < interval.high, (suite, model)
+
+
+def test_errors_count_as_failures_and_gaps_do_not_count() -> None:
+    rows = [item("a", "m", rules=1.0), item("b", "m", error="boom"), item("c", "m", rules=None), item("d", "other", rules=0.0)]
+    interval = figures.measure(rows, SHARE, "m").interval
+    assert (interval.value, interval.n) == (0.5, 2)
+    with pytest.raises(DataError, match="got error 'boom'"):
+        figures.measure([item("b", "m", error="boom", bytes=3.0)], BITS, "m")
+    with pytest.raises(DataError, match="has no items"):
+        figures.measure(rows, SHARE, "nobody")
+    with pytest.raises(DataError, match="stands twice"):
+        figures.measure([rows[0], rows[0]], SHARE, "m")
+    with pytest.raises(DataError, match="has no 'bytes'"):
+        figures.measure([item("a", "m", bits=1.0)], BITS, "m")
+
+
+def test_models_on_other_items_are_not_compared() -> None:
+    with pytest.raises(DataError, match=r"not paired: got 1 items of one model only \(first: 'b'\)"):
+        figures.compare([item("a", "x", rules=1.0), item("a", "y", rules=1.0), item("b", "y", rules=1.0)], SHARE, "x", "y")
+
+
+def test_a_sentence_says_what_the_interval_says() -> None:
+    good, open_end = change(0.188, 0.178, 0.198), change(0.01, -0.02, 0.04)
+    bits = change(-38.5, -38.7, -38.3, BITS)
+    assert (good.outcome, open_end.outcome, bits.outcome) == ("better", "unclear", "better")
+    found = wording.verdict("dpo", [good, open_end, bits], [])
+    assert found is not None and found.outcome == "better"
+    plain = found.english.replace("\u00a0", " ")
+    assert plain == "Domain text (bits/byte) down by 38.5 % (38.3 to 38.7 %); rule score up by 18.8 points (17.8 to 19.8)."
+    assert found.chinese.replace("\u00a0", " ") == "领域文本 (bits/byte)下降 38.5 %（38.3 至 38.7 %）；规则得分上升 18.8 个百分点（17.8 至 19.8）。"
+    mixed = wording.verdict("dpo", [good, change(3.0, 2.0, 4.0, BITS)], [])
+    assert mixed is not None and mixed.outcome == "mixed"
+    nothing = wording.verdict("dpo", [open_end], [])
+    assert nothing is not None and nothing.outcome == "unclear" and nothing.english.startswith("No clear change")
+    assert wording.verdict("base", [good], []) is None
+
+
+def test_numbers_in_words() -> None:
+    figure = Figure(**SHARE.model_dump(), model="dpo", interval=Interval(value=0.917, low=0.819, high=0.964, n=60, method="Wilson"))
+    assert wording.value(figure).replace("\u00a0", " ") == "91.7 %"
+    assert wording.span(figure).replace("\u00a0", " ") == "81.9 to 96.4 %"
+    assert wording.change(change(-0.05, -0.1, 0.0)).replace("\u00a0", " ") == "−5.0 points"
+    assert wording.change_span(change(-0.05, -0.1, 0.0004)) == "−10.0 to 0.0"
+
+
+def test_no_sentence_without_its_figures(shown: Report, folder: Path, tmp_path: Path) -> None:
+    """Other figures, other sentences: nothing in the page is hard-coded."""
+    flat = [c.model_copy(update={"interval": Interval(value=0, low=-0.1, high=0.1, n=9, method="m")}) for c in shown.comparisons]
+    report.write(shown.model_copy(update={"comparisons": flat}), tmp_path)
+    stages = re.findall(r'card stage (\w+)"', (tmp_path / "report.html").read_text())
+    assert stages == ["unclear"] * 3
+    assert re.findall(r'card stage (\w+)"', (folder / "report.html").read_text()) == ["mixed", "better", "better"]
+
+
+def test_files_are_the_same_bytes_again(shown: Report, folder: Path, tmp_path: Path) -> None:
+    report.write(shown, tmp_path)
+    for name in ("report.json", "report.md", "report.html"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+    assert report.read(folder) == shown
+
+
+def test_the_page_asks_for_nothing_and_trusts_nothing(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+
+    class Links(HTMLParser):
+        found: list[str] = []
+
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            assert tag not in ("script", "iframe", "img", "object", "link"), tag
+            self.found += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
+
+    parser = Links()
+    parser.feed(page)
+    assert all(link.startswith("#") for link in parser.found)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "&lt;script&gt;alert" in page
+
+
+def test_every_part_is_shown(folder: Path) -> None:
+    for name in ("report.html", "report.md"):
+        text = (folder / name).read_text().replace("\u00a0", " ").replace("&#39;", "'")
+        for part in ("逐项配对差异", "全部指标", "样例对照", "各步行数", "来历", "评测指纹", "备注", "scripted desk", "near_copy",
+                     "no_refund_promise", "✓", "✗", "我的保温杯漏水了", "教师是脚本规则", "2.13.0", "paired, Newcombe"):
+            assert part in text, (name, part)
+    assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1
+
+
+def test_markdown_cannot_be_broken_by_an_answer(shown: Report, tmp_path: Path) -> None:
+    sample = shown.samples[0].model_copy(update={"outputs": {"dpo": "```\n# not a heading\n````"}})
+    report.write(shown.model_copy(update={"samples": [sample], "histories": {}}), tmp_path)
+    assert "`````\n```\n# not a heading\n````\n`````" in (tmp_path / "report.md").read_text()
+
+
+def test_a_small_report_is_a_report(tmp_path: Path) -> None:
+    rows = [item(str(n), "base", rules=float(n % 2)) for n in range(6)]
+    small = Report(title="t", seed=0, models=[report.ModelCard(name="base", digest="d")], figures=[figures.measure(rows, SHARE, "base")])
+    report.write(small, tmp_path)
+    assert "Rule score" in (tmp_path / "report.html").read_text()
+
+
+def test_what_is_not_a_report_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="missing"):
+        report.read(tmp_path)
+    content = json.loads((folder / "report.json").read_text())
+    content["extra"] = 1
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="field extra"):
+        report.read(tmp_path)
+    with pytest.raises(ValidationError):
+        Interval(value=float("nan"), low=0, high=1, n=1, method="m")

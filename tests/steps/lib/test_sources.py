@@ -1,0 +1,298 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from steps.lib.config import key_view
+from steps.lib.errors import DataError
+from steps.lib.rows import Chat, Pair, Prompt, Row, Text, write_parquet
+from steps.lib.sources import (
+    Rejected,
+    Source,
+    digest,
+    open_source,
+    open_sources,
+    read_chats,
+    read_pairs,
+    read_prompts,
+    read_texts,
+)
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "real"
+ALPACA = {"instruction": "翻译", "input": "你好", "output": "hello"}
+
+
+def put(path: Path, rows: Sequence[Any]) -> Path:
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    else:
+        lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+        path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def read(path: Path, kind: type[Row], **more: Any) -> list[Any]:
+    return list(open_source(Source(name="s", path=path, **more), kind))
+
+
+def rejected(path: Path, kind: type[Row], **more: Any) -> list[tuple[int, str, str]]:
+    return [(row.line, row.field, row.reason) for row in read(path, kind, **more) if isinstance(row, Rejected)]
+
+
+def shape(row: Chat) -> list[tuple[str, str]]:
+    return [(turn.role, turn.content) for turn in row.messages]
+
+
+@pytest.mark.parametrize(
+    ("record", "layout", "turns"),
+    [
+        (ALPACA, "alpaca", [("user", "翻译\n你好"), ("assistant", "hello")]),
+        (
+            {**ALPACA, "system": "S", "history": [["a", "b"]]}, "alpaca",
+            [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "翻译\n你好"), ("assistant", "hello")],
+        ),
+        (
+            {"conversations": [
+                {"from": "system", "value": "S"}, {"from": "human", "value": "q"}, {"from": "function_call", "value": "f()"},
+                {"from": "observation", "value": "42"}, {"from": "gpt", "value": "a"}]}, "sharegpt",
+            [("system", "S"), ("user", "q"), ("assistant", "f()"), ("user", "42"), ("assistant", "a")],
+        ),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "messages",
+         [("user", "q"), ("assistant", "a")]),
+        ({"prompt": "q", "completion": "a"}, "prompt_completion", [("user", "q"), ("assistant", "a")]),
+        ({"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
+         "prompt_completion", [("user", "q"), ("assistant", "a")]),
+    ],
+)  # fmt: skip
+def test_chats_of_every_layout(tmp_path: Path, record: dict[str, Any], layout: str, turns: list[tuple[str, str]]) -> None:
+    opened = open_source(Source(name="s", path=put(tmp_path / "a.jsonl", [record])), Chat)
+    assert opened.layout == layout and f"layout {layout} (detected)" in str(opened)
+    (row,) = opened
+    assert isinstance(row, Chat) and shape(row) == turns and row.id == "s-1" and row.source == "s"
+
+
+Q, A, B = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("record", "layout"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "preference"),
+        ({"prompt": [Q], "chosen": [A], "rejected": [B]}, "preference"),
+        ({"prompt": "q", "chosen": [Q, A], "rejected": [Q, B]}, "preference"),
+        ({"chosen": [Q, A], "rejected": [Q, B]}, "preference"),
+        ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"},
+          "rejected": {"from": "gpt", "value": "b"}}, "sharegpt_preference"),
+        ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, "hh"),
+    ],
+)  # fmt: skip
+def test_pairs_of_every_layout(tmp_path: Path, record: dict[str, Any], layout: str) -> None:
+    opened = open_source(Source(name="s", path=put(tmp_path / "a.json", [{**record, "note": "n"}])), Pair)
+    (row,) = opened
+    assert opened.layout == layout and isinstance(row, Pair)
+    assert [turn.model_dump() for turn in (*row.prompt, *row.chosen, *row.rejected)] == [Q, A, B]
+    assert json.loads(row.evidence) == {"note": "n"}
+
+
+def test_prompts_keep_the_other_columns_as_labels(tmp_path: Path) -> None:
+    rows = [{"id": "p1", "lang": "zh", "prompt": "退货", "intent": "refund", "order_number": None}]
+    (row,) = read_prompts(Source(name="s", path=put(tmp_path / "p.jsonl", rows)))
+    assert isinstance(row, Prompt) and row.id == "p1" and json.loads(row.facts) == {"intent": "refund", "order_number": None}
+    path = put(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "4"}])
+    (row,) = read(path, Prompt, columns={"prompt": "question"})
+    assert row.prompt == "How many?" and json.loads(row.facts) == {"answer": "4"}
+    (row,) = read(put(tmp_path / "a.json", [ALPACA]), Prompt)
+    assert row.prompt == "翻译\n你好" and json.loads(row.facts) == {"reference": "hello"}
+
+
+def test_texts_of_every_format(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.txt").write_text("one\n\ntwo\nlines\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text('text,n\n"one, quoted\nover lines",1\ntwo,2\n', encoding="utf-8-sig")
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "a.parquet")
+    put(tmp_path / "lines.json", ['{"text": "one"}', '{"text": "two"}']).write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert [row.text for row in read(tmp_path / "a.txt", Text)] == ["one", "two", "lines"]
+    assert [row.text for row in read(tmp_path / "a.txt", Text, documents="blank_line")] == ["one", "two\nlines"]
+    assert [row.text for row in read(tmp_path / "a.csv", Text)] == ["one, quoted\nover lines", "two"]
+    assert [row.text for row in read(tmp_path / "a.parquet", Text)] == ["one", "two"]
+    assert [row.id for row in read(tmp_path / "lines.json", Text)] == ["s-1", "s-2"]
+
+
+def test_our_own_rows_read_back_the_same(tmp_path: Path) -> None:
+    pair = Pair(id="p", lang="zh", source="s", prompt=[Q], chosen=[A], rejected=[B], margin=0.5, evidence='{"a": 1}')  # type: ignore[list-item]
+    prompt = Prompt(id="q", lang="en", source="s", prompt="x", facts='{"b": 2}')
+    write_parquet(tmp_path / "pairs.parquet", [pair], Pair)
+    write_parquet(tmp_path / "prompts.parquet", [prompt], Prompt)
+    assert list(read_pairs(Source(name="s", path=tmp_path / "pairs.parquet"))) == [pair]
+    assert list(read_prompts(Source(name="s", path=tmp_path / "prompts.parquet"))) == [prompt]
+
+
+def test_a_bad_row_is_handed_on_whole_with_line_field_and_reason(tmp_path: Path) -> None:
+    good = {"messages": [Q, A]}
+    rows = [
+        good,
+        '{"messages": [{"role": "user", "content": "cut o',
+        {"messages": [Q]},
+        {"messages": [{"role": "user", "content": 3}, A]},
+        {"messages": [Q, {"role": "wizard", "content": "a"}]},
+        {"messages": [A, Q]},
+        {"messages": [Q, Q, A]},
+        {"messages": [Q, {"role": "assistant", "content": " "}]},
+        {"other": 1},
+        [1, 2],
+        '{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "a"}]}',
+        {**good, "label": False},
+        {**good, "id": "x"},
+        {**good, "id": "x"},
+    ]
+    path = put(tmp_path / "bad.jsonl", rows)
+    found = [row for row in read(path, Chat) if isinstance(row, Rejected)]
+    assert [(row.line, row.field, row.reason) for row in found] == [
+        (2, "", "json"), (3, "messages", "no_assistant_turn"), (4, "messages[0]", "wrong_type"),
+        (5, "messages[1]", "unknown_role"), (6, "messages", "last_turn"), (7, "messages", "role_order"),
+        (8, "messages[1]", "empty"), (9, "messages", "missing_field"), (10, "", "not_object"), (11, "messages", "bad_unicode"),
+        (12, "label", "label_false"), (14, "id", "duplicate_id"),
+    ]  # fmt: skip
+    assert json.loads(found[0].row) == rows[1] and json.loads(found[1].row) == rows[2]
+    dropped = found[0].dropped("clean")
+    assert dropped.detail.startswith("bad.jsonl:2: not JSON") and str(tmp_path) not in dropped.model_dump_json()
+    for one in found:
+        one.dropped("clean").model_dump_json().encode()
+
+
+def test_pairs_that_are_none(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "q", "chosen": "a"}, {"chosen": [Q, A], "rejected": [{"role": "user", "content": "z"}, B]},
+        {"prompt": "q", "chosen": [A], "rejected": [Q, B, Q, B]}, {"prompt": "q", "chosen": "a", "rejected": "b"},
+    ]  # fmt: skip
+    assert [reason for _, _, reason in rejected(put(tmp_path / "a.jsonl", rows), Pair)] == [
+        "missing_field", "missing_field", "role_order",
+    ]  # fmt: skip
+
+
+def test_csv_rows_with_the_wrong_number_of_cells(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,n\none,1\ntwo\nthree,"3\n', encoding="utf-8")
+    assert rejected(tmp_path / "a.csv", Text) == [(2, "", "csv"), (3, "", "csv")]
+
+
+def test_the_limit_counts_what_it_leaves(tmp_path: Path) -> None:
+    found = read(put(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(10)]), Text, limit=3)
+    assert len(found) == 4
+    assert (found[3].reason, found[3].count, found[3].line) == ("limit", 7, 4)
+
+
+def test_placeholders_are_filled_or_refused(tmp_path: Path) -> None:
+    rows = [{**ALPACA, "output": "I am {{name}} by {{ author }}."}, ALPACA]
+    path = put(tmp_path / "a.json", rows)
+    assert rejected(path, Chat) == [(1, "output", "placeholder")]
+    filled = read(path, Chat, placeholders={"name": "Deer", "author": "us"})
+    assert filled[0].messages[-1].content == "I am Deer by us."
+
+
+def test_ids_and_languages(tmp_path: Path) -> None:
+    rows = [{"text": "hello there", "id": 7}, {"text": "你好", "id": "a"}, {"text": "hello", "lang": "zh"}]
+    path = put(tmp_path / "a.jsonl", rows)
+    assert [(row.id, row.lang) for row in read(path, Text)] == [("s-7", "en"), ("a", "zh"), ("s-3", "zh")]
+    assert {row.lang for row in read(path, Text, lang="en")} == {"en"}
+
+
+BAD_FILES = {
+    "cut.json": (b'[{"text": "a"}, {"te', "is not JSON"),
+    "object.json": (b'{"text":\n "a"}', "is no list of rows"),
+    "gbk.jsonl": ('{"text": "ok"}\n{"text": "订单"}'.encode("gbk"), "is not UTF-8: got byte 0xb6 in line 2"),
+    "zero.jsonl": (b"", "is empty: got 0 bytes"),
+    "blank.jsonl": (b"\n\n", "is empty: got no row"),
+    "prose.jsonl": (b"hello\nworld\n", "has no readable row"),
+    "bare.csv": (b"text,\nhello,1\n", "has no header"),
+    "data.csv": (b"hello there,1\nhello you,2\n", "first line must name the columns"),
+    "strange.jsonl": (b'{"headline": "a", "body": "b"}', "got columns headline, body; known layouts are text (text)"),
+    "fake.parquet": (b"not parquet at all", "is not readable as Parquet"),
+    "a.xlsx": (b"PK", "is of no known format: got .xlsx"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named_with_its_cause(tmp_path: Path, name: str) -> None:
+    content, said = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / name, Text)
+    assert said in str(caught.value) and str(tmp_path / name) in str(caught.value)
+
+
+def test_all_bad_files_are_named_at_once(tmp_path: Path) -> None:
+    good = Source(name="good", path=put(tmp_path / "good.jsonl", [{"text": "fine"}]))
+    asked = [(Source(name="gone", path=tmp_path / "gone.jsonl"), Text), (good, Chat), (good, Text)]
+    asked.append((Source(name="names", path=good.path, columns={"text": "body"}), Text))
+    asked.append((Source(name="forced", path=good.path, layout="hh"), Text))
+    with pytest.raises(DataError) as caught:
+        open_sources(asked)
+    message = str(caught.value)
+    assert message.startswith("4 problems") and "gone.jsonl is missing" in message and "gives no Chat rows" in message
+    assert "has no column body" in message and "layout hh" in message
+
+
+def test_the_key_holds_the_content_and_not_the_place(tmp_path: Path) -> None:
+    here, there = put(tmp_path / "a.jsonl", [{"text": "x"}]), put(tmp_path / "b.jsonl", [{"text": "x"}])
+    one, other = Source(name="s", path=here), Source(name="s", path=there)
+    assert key_view(one) == key_view(other) and digest(one) == digest(other)
+    put(there, [{"text": "y"}])
+    assert digest(one) != digest(other)
+    with pytest.raises(DataError, match="is missing"):
+        digest(Source(name="s", path=tmp_path / "gone.jsonl"))
+    assert digest(Source(name="s", hub="a/b", revision="0" * 40)) == "a/b@" + "0" * 40
+
+
+def test_a_source_is_a_file_or_a_hub_id() -> None:
+    for wrong in ({}, {"path": "a", "hub": "b"}, {"path": "a", "name": "no spaces"}, {"path": "a", "limit": 0}):
+        with pytest.raises(ValidationError):
+            Source.model_validate({"name": "s", **wrong})
+
+
+def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_parquet(folder / "train.parquet", [Text(id=f"t{n}", text=f"text {n}") for n in range(3)], Text)
+    source = Source(name="s", hub=str(folder), limit=2)
+    found = list(read_texts(source))
+    assert [row.id for row in found if isinstance(row, Text)] == ["t0", "t1"]
+    assert isinstance(found[-1], Rejected) and found[-1].count == 1
+    before = digest(source)
+    write_parquet(folder / "train.parquet", [Text(id="other", text="text")], Text)
+    assert digest(source) != before
+    with pytest.raises(DataError, match="cannot be loaded"):
+        list(read_texts(Source(name="s", hub=str(folder), split="nowhere")))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
+@pytest.mark.parametrize(
+    ("file", "kind", "layout", "rows", "reasons"),
+    [
+        ("alpaca_en_demo.json", Chat, "alpaca", 495, {}),
+        ("alpaca_zh_demo.json", Chat, "alpaca", 516, {}),
+        ("dpo_en_demo.json", Pair, "sharegpt_preference", 159, {}),
+        ("dpo_zh_demo.json", Pair, "sharegpt_preference", 147, {}),
+        ("kto_en_demo.json", Chat, "messages", 136, {"label_false": 64}),
+        ("identity.json", Chat, "alpaca", 45, {"placeholder": 43}),
+        ("c4_demo.jsonl", Text, "text", 168, {}),
+        ("wiki_demo.txt", Text, "text", 10, {}),
+    ],
+)
+def test_real_files(file: str, kind: type[Row], layout: str, rows: int, reasons: dict[str, int]) -> None:
+    opened = open_source(Source(name="s", path=REAL / file), kind)
+    found = list(opened)
+    seen = [row.reason for row in found if isinstance(row, Rejected)]
+    assert (opened.layout, len(found)) == (layout, rows)
+    assert {reason: seen.count(reason) for reason in seen} == reasons
+
+
+def test_chats_helper_reads_chats(tmp_path: Path) -> None:
+    assert [type(row) for row in read_chats(Source(name="s", path=put(tmp_path / "a.json", [ALPACA])))] == [Chat]

@@ -1,0 +1,338 @@
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import ValidationError
+
+from steps import clean
+from steps.clean import CleanConfig
+from steps.lib.config import key_view
+from steps.lib.dedup import near_to
+from steps.lib.errors import ConfigError, DataError
+from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, read_parquet, write_parquet
+from steps.lib.sieve import fold
+from steps.lib.step import Context, Metrics
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+SEED = ROOT / "data" / "seed"
+REAL = ROOT.parent / "shared" / "data" / "real"
+FILES: dict[str, type[Any]] = {
+    "corpus": Text, "general": Text, "chats": Chat, "pairs": Pair, "heldout_domain": Text, "heldout_general": Text,
+    "heldout_prompts": Prompt, "heldout_pairs": Pair, "dropped": Dropped,
+}  # fmt: skip
+
+
+def plain(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    return iter(items)
+
+
+def track(values: Mapping[str, float], step: int | None = None) -> None: ...
+
+
+def run(tmp: Path, config: dict[str, Any], candidates: Sequence[Candidate] | None = None) -> tuple[dict[str, list[Any]], Metrics]:
+    """Run the step in a new folder; give back every file it wrote."""
+    out = tmp / f"out{len(list(tmp.glob('out*')))}"
+    (out / "resume").mkdir(parents=True)
+    folder = None
+    if candidates is not None:
+        folder = tmp / "generated"
+        folder.mkdir(exist_ok=True)
+        write_parquet(folder / "candidates.parquet", candidates, Candidate)
+    context = Context(log=logging.getLogger("clean"), seed=0, resume=out / "resume", progress=plain, track=track)
+    metrics = clean.run(CleanConfig.model_validate(config), candidates=folder, out=out, context=context)
+    return {name: read_parquet(out / f"{name}.parquet", kind) for name, kind in FILES.items()}, metrics
+
+
+def put(path: Path, rows: Sequence[Any]) -> Path:
+    lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def source(tmp: Path, name: str, rows: Sequence[Any]) -> dict[str, Any]:
+    return {"name": name, "path": put(tmp / f"{name}.jsonl", rows)}
+
+
+def why(rows: Mapping[str, list[Any]]) -> dict[str, str]:
+    return {row.id: row.reason for row in rows["dropped"]}
+
+
+def story(number: int, words: int = 40) -> str:
+    """A text of made-up words that shares nothing with the story of another number."""
+    return " ".join(hashlib.sha256(f"{number} {word}".encode()).hexdigest()[:7] for word in range(words)) + "."
+
+
+def changed(text: str, words: int = 1) -> str:
+    """The text with its last words replaced."""
+    parts = text.split()
+    return " ".join([*parts[:-words], *("other." for _ in range(words))])
+
+
+def chat(question: str, answer: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+
+
+def pair(question: str, chosen: str, rejected: str) -> dict[str, Any]:
+    return {"prompt": question, "chosen": chosen, "rejected": rejected}
+
+
+def test_documents_are_repaired_filtered_and_told_apart(tmp_path: Path) -> None:
+    rows = [
+        {"id": "good", "text": "\u200b" + story(1) + "\r\nNext\u00a0line."},
+        {"id": "again", "text": story(1) + "\nNext line."},
+        {"id": "near", "text": story(1) + "\nNext line. More."},
+        {"id": "short", "text": "Hi."},
+        {"id": "held", "text": story(2)},
+        {"id": "near-held", "text": changed(story(3), 5)},
+        '{"text": "cut o',
+        {"id": "nothing", "text": "\u200b\u200b"},
+    ]
+    held = source(tmp_path, "held", [{"id": "h2", "text": story(2).upper()}, {"id": "h3", "text": story(3)}])
+    found, metrics = run(tmp_path, {"domain": [source(tmp_path, "docs", rows)], "heldout": {"domain": [held]}})
+    assert [row.text for row in found["corpus"]] == [story(1) + "\nNext line."]
+    assert why(found) == {
+        "docs-7": "json", "nothing": "empty", "again": "duplicate", "short": "too_short", "held": "heldout_copy",
+        "near-held": "near_heldout", "near": "near_duplicate",
+    }  # fmt: skip
+    details = {row.id: row.detail for row in found["dropped"]}
+    near = json.loads(details["near"])
+    assert (near["kept_id"], near["linked_id"]) == ("good", "good") and 0.9 < near["jaccard"] < 1
+    assert json.loads(details["again"]) == {"kept_id": "good"}
+    assert json.loads(details["near-held"])["heldout_id"] == "h3"
+    assert json.loads(next(row.row for row in found["dropped"] if row.id == "near-held"))["text"] == rows[5]["text"]  # type: ignore[index]
+    assert metrics.rows.dump()["in"] == {"domain": 8, "heldout_domain": 2}
+    assert sum(metrics.rows.reasons["domain"].values()) == 7 == len(found["dropped"])
+
+
+def test_a_cluster_keeps_its_best_linked_row(tmp_path: Path) -> None:
+    base, other = story(1).split(), story(2).split()
+    versions = [[*other[:4], *base[4:]], [*base[:-4], *other[-4:]], base]
+    rows = [{"id": name, "text": " ".join(text)} for name, text in zip("abc", versions, strict=True)]
+    found, _ = run(tmp_path, {"domain": [source(tmp_path, "s", rows)]})
+    assert [row.id for row in found["corpus"]] == ["c"]  # a and b are not near each other, both are near c
+    assert {json.loads(row.detail)["linked_id"] for row in found["dropped"]} == {"c"}
+
+
+def candidate(number: int, answer: str, *flags: str, prompt: str | None = None, lang: Any = "en") -> Candidate:
+    return Candidate(id=f"c{number}", lang=lang, source="prompts", teacher="t", prompt=prompt or story(number, 12),
+                     answer=answer, flags=list(flags))  # fmt: skip
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    path = tmp_path / "task.yaml"
+    path.write_text("""
+name: tiny
+student_system: {zh: 用JSON回答。, en: Answer in JSON.}
+schema: {type: object, required: [reply], properties: {reply: {type: string}}}
+rules:
+  - {name: json_schema, kind: schema}
+  - {name: no_thanks, kind: must_not_match, field: reply, pattern: thanks}
+""")
+    return path
+
+
+def test_candidates_that_keep_the_rules_become_chats(tmp_path: Path, task: Path) -> None:
+    answers = [
+        candidate(1, '{"reply": "yes"}'),
+        candidate(2, '{"reply": "好"}', lang="zh", prompt="请问怎么退货？"),
+        candidate(3, '{"reply": "cut'),
+        candidate(4, '{"reply": "yes"}', "repaired", "truncated"),
+        candidate(5, '{"reply": "yes"}', "repaired"),
+        candidate(6, " "),
+        candidate(7, '{"reply": "many thanks"}'),
+    ]
+    found, metrics = run(tmp_path, {"task": task}, answers)
+    assert [row.id for row in found["chats"]] == ["c1", "c2", "c5", "c7"]
+    assert [turn.content for turn in found["chats"][1].messages] == ["用JSON回答。", "请问怎么退货？", '{"reply": "好"}']
+    assert why(found) == {"c3": "rule:json_schema", "c4": "truncated", "c6": "empty"}
+    assert metrics.rows.dump()["in"] == {"candidates": 7, "chats": 4}
+    assert (tmp_path / "out0" / "task.yaml").read_bytes() == task.read_bytes()
+    stricter, _ = run(tmp_path, {"task": task, "check_rules": ["no_thanks"], "allowed_flags": []}, answers)
+    assert why(stricter)["c7"] == "rule:no_thanks" and why(stricter)["c5"] == "repaired"
+
+
+def test_an_unknown_rule_is_refused_with_those_there_are(tmp_path: Path, task: Path) -> None:
+    with pytest.raises(ConfigError, match="no_thank: got no such rule in .*it has json_schema, no_thanks"):
+        run(tmp_path, {"task": task, "check_rules": ["no_thank"]}, [candidate(1, "{}")])
+
+
+def test_without_a_task_a_candidate_has_no_system_turn(tmp_path: Path) -> None:
+    found, _ = run(tmp_path, {}, [candidate(1, "fine")])
+    assert [turn.role for turn in found["chats"][0].messages] == ["user", "assistant"]
+
+
+def test_answers_to_one_prompt_are_counted(tmp_path: Path) -> None:
+    answers = [candidate(number, story(number), prompt="Where is it?") for number in range(5)]
+    found, _ = run(tmp_path, {"answers_per_prompt": 2}, answers)
+    assert [row.id for row in found["chats"]] == ["c0", "c1"]
+    assert Counter(why(found).values()) == {"answers_per_prompt": 3}
+    assert len(run(tmp_path, {"answers_per_prompt": None}, answers)[0]["chats"]) == 5
+
+
+def test_chats_that_differ_by_an_order_number_both_stay(tmp_path: Path) -> None:
+    asks = [chat(f"你好，我的订单{number}买的电水壶底部漏水，能不能退货？", f"请放心，订单{number}会在两天内处理，我们会发短信给您。")
+            for number in ("A12345", "B54321")]  # fmt: skip
+    assert len(run(tmp_path, {"chats": [source(tmp_path, "s", asks)]})[0]["chats"]) == 2
+    tight = {"chats": [source(tmp_path, "s", asks)], "near_duplicate": {"chats": 0.5}}
+    assert len(run(tmp_path, tight)[0]["chats"]) == 1
+
+
+def test_no_held_out_prompt_is_in_any_turn_of_a_chat_or_pair(tmp_path: Path) -> None:
+    held = source(tmp_path, "held", [{"id": "h", "prompt": "怎么退货？"}, {"id": "long", "prompt": story(5, 20)}])
+    turns = [{"role": role, "content": text} for role, text in
+             (("user", "Hello"), ("assistant", "Hi!"), ("user", "怎么 退货"), ("assistant", "请发订单号。"))]  # fmt: skip
+    config = {
+        "chats": [source(tmp_path, "chats", [{"id": "turn", "messages": turns}, chat("Hello", "Hi there!", id="ok"),
+                                             chat(changed(story(5, 20)), "Well.", id="near")])],
+        "pairs": [source(tmp_path, "pairs", [pair("怎么退货", "好", "不好"), pair("Hello", "Hi!", "What?"), pair("Hello", "x", "x")])],
+        "heldout": {"prompts": [held]},
+    }  # fmt: skip
+    found, _ = run(tmp_path, config)
+    assert [row.id for row in found["chats"]] == ["ok"] and [row.id for row in found["pairs"]] == ["pairs-2"]
+    assert why(found) == {"turn": "heldout_copy", "near": "near_heldout", "pairs-1": "heldout_copy", "pairs-3": "equal_pair"}
+
+
+def share_config(tmp_path: Path, numbers: Iterable[int]) -> dict[str, Any]:
+    chats = [chat(story(number, 15), story(100 + number)) for number in numbers]
+    docs = [{"text": text, "id": f"{number}{tail}"} for number in numbers
+            for tail, text in (("", story(number)), ("-copy", changed(story(number), 8)))]  # fmt: skip
+    return {"chats": [source(tmp_path, "c", chats)], "domain": [source(tmp_path, "d", docs)], "heldout": {"share": 0.3},
+            "pairs": [source(tmp_path, "p", [pair(changed(story(number, 15)), "yes", "no") for number in numbers])]}  # fmt: skip
+
+
+def test_a_share_is_split_off_by_group_and_never_trained_on(tmp_path: Path) -> None:
+    found, _ = run(tmp_path, share_config(tmp_path, range(60)))
+    assert 10 <= len(found["heldout_prompts"]) <= 26 and 20 <= len(found["heldout_domain"]) <= 52
+    sides = [{row.id.removesuffix("-copy") for row in found[name]} for name in ("corpus", "heldout_domain")]
+    assert not sides[0] & sides[1] and len(found["corpus"]) == 2 * len(sides[0])  # copies at .6 share a side
+    facts = json.loads(found["heldout_prompts"][0].facts)
+    assert set(facts) == {"reference"}
+    guarded = [row.prompt for row in found["heldout_prompts"]] + [row.prompt[0].content for row in found["heldout_pairs"]]
+    trained = [row.messages[0].content for row in found["chats"]] + [row.prompt[0].content for row in found["pairs"]]
+    assert not {fold(text) for text in guarded} & {fold(text) for text in trained}
+    assert not near_to(trained, guarded, 0.5)
+    assert "near_heldout" in why(found).values()  # a pair whose like was held out as a chat, or the other way round
+
+
+def test_added_rows_leave_the_others_on_their_side(tmp_path: Path) -> None:
+    few, _ = run(tmp_path, share_config(tmp_path, range(30)))
+    more, _ = run(tmp_path, share_config(tmp_path, [*range(30, 60), *range(30)]))
+    assert {row.text for row in few["heldout_domain"]} <= {row.text for row in more["heldout_domain"]}
+    assert {row.text for row in few["corpus"]} <= {row.text for row in more["corpus"]}
+
+
+def test_a_small_share_of_few_groups_still_holds_one_out(tmp_path: Path) -> None:
+    docs = source(tmp_path, "d", [{"text": story(number)} for number in range(3)])
+    found, _ = run(tmp_path, {"domain": [docs], "heldout": {"share": 0.0001}})
+    assert (len(found["corpus"]), len(found["heldout_domain"])) == (2, 1)
+    found, _ = run(tmp_path, {"domain": [docs]})
+    assert (len(found["corpus"]), len(found["heldout_domain"])) == (3, 0)
+
+
+def test_two_sources_with_the_same_ids_both_keep_their_rows(tmp_path: Path) -> None:
+    docs = [source(tmp_path, name, [{"id": "x", "text": story(number)}]) for number, name in enumerate("ab")]
+    found, _ = run(tmp_path, {"domain": docs})
+    assert [row.id for row in found["corpus"]] == ["x", "b-x"]
+    with pytest.raises(ValidationError, match="source names a stand twice"):
+        CleanConfig.model_validate({"domain": docs[:1], "heldout": {"domain": docs[:1]}})
+
+
+def test_empty_after_cleaning_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    config = {"domain": [source(tmp_path, "d", [{"text": "Hi."}, {"text": "Hi."}])],
+              "chats": [source(tmp_path, "c", [{"messages": [{"role": "user", "content": "no answer"}]}])]}  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, config)
+    message = str(caught.value)
+    assert "corpus has too few rows after cleaning: got 0, at least 1 are needed" in message
+    assert "2 rows in, 2 dropped: duplicate 1, too_short 1" in message and "no_assistant_turn 1" in message
+    config = {"domain": [source(tmp_path, "e", [{"text": story(1)}])], "min_rows": {"corpus": 2}}
+    with pytest.raises(DataError, match="got 1, at least 2"):
+        run(tmp_path, config)
+
+
+def test_a_held_out_source_without_a_row_fails_closed(tmp_path: Path) -> None:
+    held = source(tmp_path, "h", [{"text": "\u200b"}])
+    config = {"domain": [source(tmp_path, "d", [{"text": story(1)}])], "heldout": {"domain": [held]}}
+    with pytest.raises(DataError, match=r"heldout_domain has no row left: got 1 rows in, 1 dropped: empty 1"):
+        run(tmp_path, config)
+    held["path"] = tmp_path / "gone.jsonl"
+    with pytest.raises(DataError, match=r"gone\.jsonl is missing"):
+        run(tmp_path, config)
+    with pytest.raises(DataError, match=r"gone\.jsonl is missing"):
+        clean.externals(CleanConfig.model_validate(config))
+
+
+def test_the_same_rows_from_another_folder_give_the_same_bytes_and_key(tmp_path: Path) -> None:
+    seen = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        config = share_config(tmp_path / name, range(12))
+        config["domain"].append(source(tmp_path / name, "bad", ['{"text', {"text": "Hi."}]))
+        run(tmp_path / name, config)
+        parsed = CleanConfig.model_validate(config)
+        files = sorted((tmp_path / name / "out0").glob("*.parquet"))
+        seen.append((key_view(parsed), clean.externals(parsed), [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]))
+    assert seen[0] == seen[1] and len(seen[0][2]) == len(FILES)
+
+
+def seed_source(name: str, file: str) -> dict[str, Any]:
+    return {"name": name, "path": SEED / file}
+
+
+@pytest.mark.skipif(not (SEED / "pairs" / "heldout.jsonl").exists(), reason="data/seed is not there")
+def test_the_seed_set_is_clean_and_its_held_out_part_is_apart(tmp_path: Path) -> None:
+    lines = (SEED / "task" / "prompts_train.jsonl").read_text(encoding="utf-8").splitlines()
+    prompts = [json.loads(line) for line in lines]
+    answers = [candidate(number, '{"intent": "usage", "order_number": null, "reply": "%s"}' % ("好" if row["lang"] == "zh" else "Yes"),
+                         prompt=row["prompt"], lang=row["lang"]) for number, row in enumerate(prompts)]  # fmt: skip
+    found, metrics = run(tmp_path, {
+        "task": SEED / "task" / "task.yaml",
+        "domain": [seed_source("domain", "domain/train.jsonl")],
+        "general": [seed_source("general", "general/train.jsonl")],
+        "pairs": [seed_source("pairs", "pairs/train.jsonl")],
+        "heldout": {
+            "domain": [seed_source("domain-heldout", "domain/heldout.jsonl")],
+            "general": [seed_source("general-heldout", "general/heldout.jsonl")],
+            "prompts": [seed_source("prompts-heldout", "task/prompts_heldout.jsonl")],
+            "pairs": [seed_source("pairs-heldout", "pairs/heldout.jsonl")],
+        },
+    }, answers)  # fmt: skip
+    counted = metrics.rows.dump()
+    assert all(counted["out"][name] == len(found[name]) for name in FILES if name != "dropped")
+    for kind, name in (("domain", "corpus"), ("general", "general"), ("candidates", "chats"), ("pairs", "pairs")):
+        assert len(found[name]) >= 0.95 * counted["in"][kind]
+    guarded = [row.text for name in ("heldout_domain", "heldout_general") for row in found[name]]
+    guarded += [row.prompt for row in found["heldout_prompts"]]
+    trained = [row.text for name in ("corpus", "general") for row in found[name]]
+    trained += [row.messages[1].content for row in found["chats"]] + [row.prompt[-1].content for row in found["pairs"]]
+    assert not {fold(text) for text in guarded} & {fold(text) for text in trained}
+    assert not near_to(trained, guarded, 0.5)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
+def test_real_data_is_counted_in_and_out(tmp_path: Path) -> None:
+    found, metrics = run(tmp_path, {
+        "chats": [{"name": f"alpaca-{lang}", "path": REAL / f"alpaca_{lang}_demo.json"} for lang in ("en", "zh")],
+        "pairs": [{"name": f"dpo-{lang}", "path": REAL / f"dpo_{lang}_demo.json"} for lang in ("en", "zh")],
+        "domain": [{"name": "wiki", "path": REAL / "wiki_demo.txt"}],
+        "general": [{"name": "c4", "path": REAL / "c4_demo.jsonl"}],
+        "heldout": {"share": 0.1},
+    })  # fmt: skip
+    counted = metrics.rows.dump()
+    assert counted["in"] == {"chats": 1011, "pairs": 306, "domain": 10, "general": 168}
+    outs = {"chats": ("chats", "heldout_prompts"), "pairs": ("pairs", "heldout_pairs"), "domain": ("corpus", "heldout_domain"),
+            "general": ("general", "heldout_general")}  # fmt: skip
+    for kind, names in outs.items():
+        dropped = counted["dropped"].get(kind, {})
+        assert counted["in"][kind] == sum(len(found[name]) for name in names) + sum(dropped.values())
+        assert sum(dropped.values()) <= 0.07 * counted["in"][kind]
+        assert all(found[name] for name in names)
+    assert len(found["dropped"]) == sum(sum(reasons.values()) for reasons in counted["dropped"].values())
+    assert counted["dropped"]["chats"]["identity"] >= 10

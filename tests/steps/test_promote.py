@@ -1,0 +1,247 @@
+"""The gate: verdicts, the champion's items, the alias, idempotence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import example_report
+import pytest
+from example_report import safetensors
+
+from steps import promote
+from steps.lib import figures
+from steps.lib import report as reports
+from steps.lib.figures import Item
+from steps.lib.registry import Registry
+from steps.lib.step import Context
+from steps.promote import Guard, Primary, PromoteConfig, Verdict
+
+
+def artifact(folder: Path, step: str, digest: str, inputs: dict[str, str] | None = None) -> Path:
+    """Close a folder as the store does: a manifest that lists every file."""
+    files = {path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": "-"}
+             for path in folder.rglob("*") if path.is_file()}
+    entries = {name: {"key": f"{name}/0", "digest": value} for name, value in (inputs or {}).items()}
+    (folder / "manifest.json").write_text(json.dumps({"key": f"{step}/{digest[:20]}", "step": step, "digest": digest,
+                                                      "inputs": entries, "files": files}))
+    return folder
+
+
+def policy(folder: Path, digest: str) -> Path:
+    safetensors(folder / "adapter" / "adapter_model.safetensors", digest)
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "chain.json").write_text(json.dumps({"base": "b" * 64, "stages": []}))
+    (folder / "record").mkdir()
+    (folder / "record" / "history.jsonl").write_text("{}\n")
+    return artifact(folder, "dpo", digest)
+
+
+def evaluation(folder: Path, items: list[Item], digest: str, fingerprint: dict[str, str] | None = None) -> Path:
+    folder.mkdir()
+    shown = example_report.report(items)
+    if fingerprint:
+        shown = shown.model_copy(update={"fingerprint": fingerprint})
+    (folder / "report.json").write_text(shown.model_dump_json())
+    figures.write_items(folder / "items.parquet", items)
+    return artifact(folder, "evaluate", f"report of {digest}",
+                    {"base": "base digest", "sft": "sft digest", "dpo": digest, "heldout": "data digest"})
+
+
+def decide(config: PromoteConfig, policy_folder: Path, report_folder: Path, out: Path) -> Verdict:
+    out.mkdir()
+    context = Context(log=logging.getLogger("test"), seed=0, resume=out / ".resume",
+                      progress=lambda items, label, total=None: iter(items), track=lambda values, step=None: None)
+    promote.run(config, policy=policy_folder, report=report_folder, out=out, context=context)
+    return Verdict.model_validate_json((out / "verdict.json").read_text())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PromoteConfig:
+    guards = tuple(Guard(figure=guard.figure, margin=2 * guard.margin) for guard in PromoteConfig().guards)  # few items here
+    return PromoteConfig(registry=tmp_path / "registry", guards=guards)
+
+
+def improved(items: list[Item], by: float) -> list[Item]:
+    """The same items, with the candidate's rule score changed."""
+    return [item.model_copy(update={"scores": {**item.scores, "rules": item.scores["rules"] + by}})
+            if item.model == "dpo" and "rules" in item.scores else item for item in items]
+
+
+def test_the_first_champion_must_beat_sft(config: PromoteConfig, tmp_path: Path) -> None:
+    items = example_report.items()
+    verdict = decide(config, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "out")
+    assert verdict.verdict == "promote", verdict.reasons
+    assert verdict.against == "sft of the same report"
+    champion = Registry(config.registry).champion("after-sales")
+    assert champion is not None and champion.facts["policy"] == "one" and champion.facts["base"] == "b" * 64
+    held = {path.relative_to(champion.folder).as_posix() for path in champion.folder.rglob("*") if path.is_file()}
+    assert held == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "chain.json", "eval/report.json",
+                    "eval/items.jsonl.zst", "manifest.json"}
+    checks = {check.figure: check for check in verdict.checks}
+    expected = figures.compare(items, example_report.MEASURES[3], "dpo", "sft", confidence=0.9)
+    assert checks["rule_score"].improvement == expected.interval
+    assert checks["general_bits_per_byte"].improvement.value < 0  # lower is better, and it rose
+
+
+def test_no_improvement_is_no_promotion(config: PromoteConfig, tmp_path: Path) -> None:
+    """dpo = sft on every item: nothing differs, so nothing is shown; the version is registered all the same."""
+    items = example_report.items()
+    sft = {(item.suite, item.item_id): item.scores for item in items if item.model == "sft"}
+    same = [item.model_copy(update={"scores": sft[item.suite, item.item_id]}) if item.model == "dpo" else item for item in items]
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "report.json").write_text(example_report.report(items).model_dump_json())
+    figures.write_items(folder / "items.parquet", same)
+    artifact(folder, "evaluate", "r", {"sft": "s", "dpo": "one"})
+    verdict = decide(config, policy(tmp_path / "p", "one"), folder, tmp_path / "out")
+    assert verdict.verdict == "inconclusive"
+    registry = Registry(config.registry)
+    assert registry.champion("after-sales") is None and len(registry.versions("after-sales")) == 1
+
+
+def test_a_loss_is_rejected(config: PromoteConfig, tmp_path: Path) -> None:
+    items = improved(example_report.items(), -0.5)
+    verdict = decide(config, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "out")
+    assert verdict.verdict == "reject" and "not above" in verdict.reasons[0]
+
+
+def test_a_broken_guard_is_rejected(config: PromoteConfig, tmp_path: Path) -> None:
+    strict = config.model_copy(update={"guards": (Guard(figure="domain_bits_per_byte", margin=0.2),)})
+    items = [item.model_copy(update={"scores": {**item.scores, "bits": item.scores["bits"] * 1.1}})
+             if item.model == "dpo" and item.suite == "heldout_domain" else item for item in example_report.items()]
+    verdict = decide(strict, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "out")
+    assert verdict.verdict == "reject"
+    assert [check.outcome for check in verdict.checks] == ["pass", "fail"]
+
+
+def test_min_effect_counts(config: PromoteConfig, tmp_path: Path) -> None:
+    greedy = config.model_copy(update={"primary": Primary(min_effect=0.5)})
+    verdict = decide(greedy, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", example_report.items(), "one"), tmp_path / "o")
+    assert verdict.verdict == "reject"
+
+
+def test_champion_and_challenger_are_paired(config: PromoteConfig, tmp_path: Path) -> None:
+    """A second policy meets the first one's stored items; against itself it would have passed."""
+    items = example_report.items()
+    decide(config, policy(tmp_path / "p1", "one"), evaluation(tmp_path / "r1", items, "one"), tmp_path / "o1")
+    worse = decide(config, policy(tmp_path / "p2", "two"), evaluation(tmp_path / "r2", improved(items, -0.05), "two"), tmp_path / "o2")
+    assert worse.verdict == "reject" and worse.against == "champion one"
+    better = decide(config, policy(tmp_path / "p3", "three"), evaluation(tmp_path / "r3", improved(items, 0.05), "three"), tmp_path / "o3")
+    assert better.verdict == "promote", better.reasons
+    assert better.checks[0].improvement.value == pytest.approx(0.05)
+    champion = Registry(config.registry).champion("after-sales")
+    assert champion is not None and champion.facts["policy"] == "three"
+
+
+def test_another_fingerprint_is_invalid(config: PromoteConfig, tmp_path: Path) -> None:
+    items = example_report.items()
+    decide(config, policy(tmp_path / "p1", "one"), evaluation(tmp_path / "r1", items, "one"), tmp_path / "o1")
+    changed = {**example_report.report(items).fingerprint, "dtype": "bfloat16"}
+    verdict = decide(config, policy(tmp_path / "p2", "two"), evaluation(tmp_path / "r2", improved(items, 0.2), "two", changed), tmp_path / "o2")
+    assert verdict.verdict == "invalid" and "dtype" in verdict.reasons[0] and verdict.checks == []
+
+
+@pytest.mark.parametrize("harm", ["error", "missing", "figure", "policy"])
+def test_what_cannot_be_judged_is_invalid(config: PromoteConfig, tmp_path: Path, harm: str) -> None:
+    items = example_report.items()
+    if harm == "error":
+        place = next(i for i, item in enumerate(items) if item.model == "dpo" and item.suite == "heldout_prompts")
+        items[place] = items[place].model_copy(update={"error": "TimeoutError"})
+    elif harm == "missing":
+        items.remove(next(item for item in items if item.model == "sft" and item.suite == "heldout_prompts"))
+    elif harm == "figure":
+        config = config.model_copy(update={"primary": Primary(figure="rule_scores")})
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "report.json").write_text(example_report.report(example_report.items()).model_dump_json())
+    figures.write_items(folder / "items.parquet", items)
+    artifact(folder, "evaluate", "r", {"sft": "s", "dpo": "other" if harm == "policy" else "one"})
+    verdict = decide(config, policy(tmp_path / "p", "one"), folder, tmp_path / "out")
+    assert verdict.verdict == "invalid"
+    said = {"error": "TimeoutError", "missing": "not paired", "figure": "'rule_scores' of the gate", "policy": "not about this policy"}
+    assert said[harm] in verdict.reasons[0]
+    assert Registry(config.registry).champion("after-sales") is None
+
+
+def test_a_second_run_has_the_same_key_and_verdict(config: PromoteConfig, tmp_path: Path) -> None:
+    items = example_report.items()
+    folders = policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one")
+    before = promote.externals(config, {"policy": "one"})
+    decide(config, *folders, tmp_path / "o1")
+    assert promote.externals(config, {"policy": "one"}) == before == {"champion": "none"}
+    assert promote.externals(config, {"policy": "two"}) == {"champion": "one"}
+    assert promote.holds(config, tmp_path / "o1") is None
+    decide(config, *folders, tmp_path / "o2")
+    assert (tmp_path / "o1" / "verdict.json").read_bytes() == (tmp_path / "o2" / "verdict.json").read_bytes()
+    assert len(Registry(config.registry).history("after-sales").events) == 2
+
+
+def test_a_verdict_holds_only_with_its_registry(config: PromoteConfig, tmp_path: Path) -> None:
+    items = example_report.items()
+    decide(config, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "o1")
+    other = config.model_copy(update={"registry": tmp_path / "empty"})
+    assert "has no version" in (promote.holds(other, tmp_path / "o1") or "")
+    registry = Registry(config.registry)
+    (tmp_path / "registry" / "after-sales" / "events" / "000002.json").unlink()
+    assert "alias champion" in (promote.holds(config, tmp_path / "o1") or "")
+    decide(config, tmp_path / "p", tmp_path / "r", tmp_path / "o2")
+    assert registry.champion("after-sales") is not None
+
+
+def test_a_rollback_is_not_undone_by_running_again(config: PromoteConfig, tmp_path: Path) -> None:
+    items = example_report.items()
+    decide(config, policy(tmp_path / "p1", "one"), evaluation(tmp_path / "r1", items, "one"), tmp_path / "o1")
+    decide(config, policy(tmp_path / "p2", "two"), evaluation(tmp_path / "r2", improved(items, 0.05), "two"), tmp_path / "o2")
+    registry = Registry(config.registry)
+    champion = registry.champion("after-sales")
+    assert champion is not None and champion.facts["policy"] == "two"
+    registry.rollback("after-sales", expected=champion.name, reason="complaints")
+    assert promote.holds(config, tmp_path / "o2") is None
+    verdict = decide(config, tmp_path / "p2", tmp_path / "r2", tmp_path / "o3")
+    assert verdict.verdict == "inconclusive" and "rolled back" in verdict.reasons[-1]
+    after = registry.champion("after-sales")
+    assert after is not None and after.facts["policy"] == "one"
+
+
+def test_a_whole_model_can_be_registered(config: PromoteConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    safetensors(folder / "model" / "model.safetensors")
+    (folder / "model" / "config.json").write_text("{}")
+    artifact(folder, "pretrain", "one")
+    assert decide(config, folder, evaluation(tmp_path / "r", example_report.items(), "one"), tmp_path / "o").verdict == "promote"
+
+
+def test_answers_with_odd_line_ends_survive_the_registry(config: PromoteConfig, tmp_path: Path) -> None:
+    items = [item.model_copy(update={"output": "a\u2028b\x85c\nd"}) for item in example_report.items(20)]
+    decide(config, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "o")
+    version = Registry(config.registry).versions("after-sales")[0]
+    assert promote._champion_items(version) == items
+
+
+def test_the_shell_door(config: PromoteConfig, tmp_path: Path) -> None:
+    (tmp_path / "promote.json").write_text(json.dumps(config.model_dump(mode="json")))
+    evaluation(tmp_path / "r", example_report.items(), "one")
+    command = [sys.executable, "-m", "steps.promote", "--config", str(tmp_path / "promote.json"), "--policy",
+               str(policy(tmp_path / "p", "one")), "--report", str(tmp_path / "r"), "--out", str(tmp_path / "out" / "promote")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "out" / "promote" / "manifest.json").read_text())
+    assert manifest["metrics"]["verdict"] == "promote" and manifest["parts"]["externals"] == {"champion": "none"}
+    record = json.loads((tmp_path / "out" / "promote" / "record" / "registry.json").read_text())
+    assert record["champion"] == record["version"] == manifest["metrics"]["version"]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr  # the same key: the artifact is there already
+
+
+def test_import_is_light() -> None:
+    code = "import sys, steps.promote; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'prefect', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_report_reads_what_evaluate_wrote(tmp_path: Path) -> None:
+    shown = reports.read(evaluation(tmp_path / "r", example_report.items(20), "one"))
+    assert shown.chain == list(example_report.CHAIN)
