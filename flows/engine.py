@@ -10,11 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from flows.line import STEPS, AlignConfig, line
@@ -100,8 +102,12 @@ class Engine:
         """Walk the line.
 
         Raises:
+            ConfigError: the last step of the plan is left out by the configuration.
             PreflineError: of the step that failed.
         """
+        if self.plan.until and getattr(self.config, self.plan.until) is None:
+            raise ConfigError(f"step {self.plan.until} is left out: got {self.plan.until}: null, because the profile or a recipe clears "
+                              "the section; set a field of it, or name another step")
         try:
             return line(self, self.config)
         except Stopped:
@@ -184,9 +190,10 @@ def launch(
         stderr=None if terminal else subprocess.STDOUT, text=True, bufsize=1,
     )
     try:
-        for text in child.stdout or ():
-            (say or _echo)(text.rstrip("\n"))
-        code = child.wait()
+        with _sigterm_raises():
+            for text in child.stdout or ():
+                (say or _echo)(text.rstrip("\n"))
+            code = child.wait()
     except BaseException:
         child.terminate()
         try:
@@ -195,8 +202,29 @@ def launch(
             child.kill()
             child.wait()
         raise
+    finally:
+        if child.stdout:
+            child.stdout.close()
     if code:
         raise _error(code, errors, spec.name)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit where nobody handles it (Prefect does), so that the step is told, too."""
+    alone = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not alone:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interpreter(spec: Spec) -> list[str]:

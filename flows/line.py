@@ -62,9 +62,9 @@ class AlignConfig(Section):
 
     @model_validator(mode="after")
     def _closed(self) -> Self:
-        if (self.pairs is None) != (self.dpo is None):
-            raise ValueError("pairs and dpo go together: got one of them null, because dpo trains on what pairs makes; "
-                             "set both, or set both to null")
+        if self.dpo is not None and self.pairs is None:
+            raise ValueError("dpo has nothing to train on: got pairs: null, because dpo reads the pairs that it makes; "
+                             "set dpo to null too, or keep pairs")
         return self
 
 

@@ -6,6 +6,7 @@ decided from the store, never from Prefect's states.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import task
@@ -46,8 +47,12 @@ def build(job: Job, upstream: dict[str, Any]) -> dict[str, str]:
     return {"key": artifact.key, "digest": artifact.digest}
 
 
+@dataclass
 class PrefectEngine(Engine):
     """Runs every step as a Prefect task, called directly from the flow."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+    """Key -> what the step's task returned; Prefect draws the graph's edges from these objects."""
 
     def materialize(self, spec: Spec) -> tuple[Artifact, bool]:
         """Through Prefect: state ``Cached`` where the store has the artifact."""
@@ -58,13 +63,10 @@ class PrefectEngine(Engine):
             task_run_name=spec.key().replace("/", "-"),
             result_storage=self.store.root,
             refresh_cache=not present,
-        )(job, {name: self._results[artifact.key] for name, artifact in spec.inputs.items()})
-        self._results[spec.key()] = result
+        )(job, {name: self.results[artifact.key] for name, artifact in spec.inputs.items()})
+        self.results[spec.key()] = result
         return Artifact.read(self.store.folder(spec.key())), not job.ran
 
-    @property
-    def _results(self) -> dict[str, Any]:
-        return self.__dict__.setdefault("_kept_results", {})
 
     def build(self, spec: Spec) -> Artifact:
         """Run the step; its log lines become the task run's."""

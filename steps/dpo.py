@@ -96,7 +96,7 @@ def check_first_loss(loss: float) -> None:
     Raises:
         TrainingError: the sigmoid loss is not ln 2 within 1e-3.
     """
-    if abs(loss - math.log(2)) > FIRST_LOSS_TOLERANCE:
+    if not abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE:  # a NaN is off, too
         raise TrainingError(f"first dpo loss is {loss:.4f}: got a value off ln 2 = 0.6931, because policy and reference are not the "
                             "same model (a wrong base, a merged or missing adapter, or dropout in one of them); train from the "
                             "sft artifact")

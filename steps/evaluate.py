@@ -68,8 +68,8 @@ def run(
     for name, model, tokenizer in context.progress(_loaded(config, chain), "models", len(chain)):
         items += evals.score_model(name, model, tokenizer, suites, limits, seed=context.seed)
         context.log.info("%s scored on %d items", name, sum(item.model == name for item in items))
-    if "sft" in chain:
-        items = evals.add_implicit(items, "sft")
+    if "dpo" in chain and "sft" in chain:
+        items = evals.add_implicit(items, "dpo", "sft")
     figures.write_items(out / "items.parquet", items)
     found = _report(config, chain, heldout, suites, items, limits, context.seed)
     report.write(found, out)

@@ -18,20 +18,22 @@ ROOT = Path(__file__).parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="prefline-tests-"))
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
-os.environ.update({
-    "PREFECT_API_URL": "",  # beats a developer's .env: tests start their own server
-    "PREFECT_HOME": str(HOME / "prefect"),
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
-    "WANDB_MODE": "disabled",
-    "NETRC": str(HOME / "netrc"),
-    "HF_HOME": str(HOME / "huggingface"),
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "passive",
-})
+os.environ.update(
+    {
+        "PREFECT_API_URL": "",  # beats a developer's .env: tests start their own server
+        "PREFECT_HOME": str(HOME / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "WANDB_MODE": "disabled",
+        "NETRC": str(HOME / "netrc"),
+        "HF_HOME": str(HOME / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+)
 for name in [name for name in os.environ if name.endswith("_API_KEY")]:
     del os.environ[name]
 
@@ -59,8 +61,10 @@ def _loopback_only() -> Any:
 
     def check(host: object) -> None:
         if not _is_here(host):
-            raise NetworkUsed(f"a test connects to {host!r}: got a host that is not loopback, because tests run offline; "
-                              "start a small real server on 127.0.0.1 (tests/openai_server.py)")
+            raise NetworkUsed(
+                f"a test connects to {host!r}: got a host that is not loopback, because tests run offline; "
+                "start a small real server on 127.0.0.1 (tests/openai_server.py)"
+            )
 
     def guarded_connect(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6):
@@ -94,5 +98,7 @@ def shared_data() -> Path:
     """Folder of real data that nobody of this project wrote (``real/``, ``eval/``); it is not part of the repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the folder ../shared/data is not there: this test reads real data that the repository does not hold")
+        pytest.skip(
+            "the folder ../shared/data is not there: this test reads real data that the repository does not hold"
+        )
     return folder

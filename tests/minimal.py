@@ -169,3 +169,69 @@ class TinyChain:
     def evaluate(self) -> Artifact:
         return made(self.root, "evaluate", EVALUATE, base=self.base, pretrained=self.pretrain, sft=self.sft, dpo=self.dpo,
                     heldout=self.data)
+
+
+# --- the whole line --------------------------------------------------------------------------------------------------
+
+SEEDS = {"domain/train": 20, "general/train": 24, "task/prompts_train": 12, "pairs/train": 8, "domain/heldout": 3, "general/heldout": 3,
+         "task/prompts_heldout": 3, "pairs/heldout": 3}
+"""File of data/seed -> rows that the minimal line takes."""
+
+
+def line_recipe(folder: Path) -> Path:
+    """A recipe over cpu-tiny: own copies of the first seed rows, a few updates a step, store and registry in ``folder``."""
+    import json
+
+    for name, count in SEEDS.items():
+        lines = (ROOT / "data" / "seed" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+        (folder / f"{name.replace('/', '-')}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def source(name: str) -> list[dict[str, str]]:
+        return [{"name": name.replace("/", "-"), "path": str(folder / f"{name.replace('/', '-')}.jsonl")}]
+
+    few = {"batch_size": 8, "accumulation": 1, "epochs": 20, "log_every": 1, "max_length": 512, "lr": 1e-3}
+    recipe = {
+        "name": "minimal", "store": str(folder / "store"), "tracking": {"mode": "disabled"},
+        "generate": {"prompts": source("task/prompts_train")},
+        "clean": {
+            "domain": source("domain/train"), "general": source("general/train"), "pairs": source("pairs/train"),
+            "heldout": {kind: source(f"{where}_heldout" if kind == "prompts" else f"{where}/heldout") for kind, where in
+                        (("domain", "domain"), ("general", "general"), ("prompts", "task/prompts"), ("pairs", "pairs"))},
+        },
+        "base": {"tiny": {**TINY, "max_length": 512}, "train": {**few, "max_updates": 6, "max_length": 64}},
+        "pretrain": {"train": {**few, "max_updates": 2, "max_length": 64}},
+        "sft": {"lora": {"rank": 4, "alpha": 8}, "train": {**few, "max_updates": 3}},
+        "pairs": {"prompts": 4, "samples": 2, "max_tokens": 6, "batch_size": 4, "min_chosen": 0.0, "teacher_share": 1.0},
+        "dpo": {"train": {**few, "max_updates": 2}},
+        "evaluate": {"limit": 3, "max_tokens": 6, "window": 128, "batch_size": 4},
+        "promote": {"registry": str(folder / "registry")},
+    }
+    path = folder / "minimal.yaml"
+    path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class Line:
+    """A recipe of the minimal line, and the folder in which its data, store and registry lie."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "minimal.yaml"
+
+    def config(self, *overrides: str) -> Any:
+        from flows.line import AlignConfig
+        from steps.lib.config import layers_of, load
+
+        return load(AlignConfig, layers_of("cpu-tiny", [self.recipe], ROOT / "configs"), overrides).value
+
+    def copy(self, folder: Path) -> Line:
+        """The same line with a store and a registry of its own."""
+        import shutil
+
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copied = Line(folder)
+        copied.recipe.write_text(self.recipe.read_text(encoding="utf-8").replace(str(self.folder), str(folder)), encoding="utf-8")
+        return copied

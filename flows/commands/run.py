@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +21,7 @@ def run(
     profile: str = "cpu-tiny",
     recipe: list[Path] | None = None,
     only: str | None = None,
-    start: str | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     until: str | None = None,
     force: list[str] | None = None,
 ) -> None:
@@ -37,7 +40,7 @@ def run(
     only
         The one step to run; earlier ones must be in the store.
     start
-        The first step to run; earlier ones must be in the store. (--from)
+        The first step to run; earlier ones must be in the store.
     until
         The last step to run.
     force
@@ -57,12 +60,13 @@ def run(
     from flows.engine import Outcome
     from steps.lib.store import Artifact
 
-    steps = align(
-        profile=profile, overrides=list(overrides), recipes=[str(path) for path in recipe or []], only=only, start=start,
-        until=until, force=list(force or ()),
-    )
+    words: dict[str, Any] = {
+        "profile": profile, "overrides": list(overrides), "recipes": [str(path) for path in recipe or []], "only": only,
+        "start": start, "until": until, "force": list(force or ()),
+    }
+    steps = align(**words)
     outcomes = [Outcome(s["step"], Artifact.read(Path(s["path"])), s["cached"], s["seconds"]) for s in steps]
-    _show(Console(highlight=False), outcomes)
+    _show(Console(width=None if sys.stdout.isatty() else 120, highlight=False), outcomes)
 
 
 SETTINGS = {

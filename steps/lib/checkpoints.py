@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from steps.lib.store import digest_file
@@ -29,8 +30,10 @@ def mark(folder: Path) -> None:
 def valid(folder: Path) -> bool:
     """Whether the mark is there and every file has the digest it names."""
     try:
-        files: dict[str, str] = json.loads((folder / MARK).read_text())
+        files = json.loads((folder / MARK).read_text())
     except (FileNotFoundError, ValueError):
+        return False
+    if not isinstance(files, dict):
         return False
     return all((folder / name).is_file() and digest_file(folder / name) == digest for name, digest in files.items())
 
@@ -41,5 +44,5 @@ def newest_valid(folder: Path) -> Path | None:
     for path in found:
         if valid(path):
             return path
-        os.replace(path, path.with_name(f"damaged-{path.name}-{os.getpid()}"))
+        os.replace(path, path.with_name(f"damaged-{path.name}-{time.time_ns()}"))
     return None

@@ -108,8 +108,8 @@ def score_model(name: str, model: Any, tokenizer: Any, heldout: Heldout, limits:
     return items
 
 
-def add_implicit(items: list[Item], reference: str) -> list[Item]:
-    """Add the implicit-reward score to the pair items of every model but the reference.
+def add_implicit(items: list[Item], policy: str, reference: str) -> list[Item]:
+    """Add the implicit-reward score to the pair items of ``policy``; it means something against its own reference only.
 
     beta is positive, so its value does not change which side is ahead: L(c) - L_ref(c) > L(r) - L_ref(r)
     (Rafailov et al. 2023, 2305.18290, equation 5). A tie counts as wrong.
@@ -117,7 +117,7 @@ def add_implicit(items: list[Item], reference: str) -> list[Item]:
     base = {item.item_id: item.scores for item in items if item.suite == "pairs" and item.model == reference}
     result: list[Item] = []
     for item in items:
-        if item.suite == "pairs" and item.model != reference and item.item_id in base:
+        if item.suite == "pairs" and item.model == policy and item.item_id in base:
             margin = sum(
                 sign * (_number(item.scores[side]) - _number(base[item.item_id][side]))
                 for side, sign in (("logp_chosen", 1), ("logp_rejected", -1))

@@ -46,7 +46,7 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Tokens that end an answer: the tokenizer's end of sequence, and those of the model's generation config (Llama 3 has several)."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in (tokenizer.eos_token_id, *more) if token is not None})
 

@@ -147,7 +147,7 @@ def _schema(kind: type[Row]) -> Any:
     import pyarrow as pa
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), list[str]: pa.list_(pa.string()),
+    types: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), list[str]: pa.list_(pa.string()),
              list[Message]: pa.list_(turn)}
     return pa.schema([(name, types.get(field.annotation, pa.string())) for name, field in kind.model_fields.items()])
 

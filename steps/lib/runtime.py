@@ -36,10 +36,11 @@ def environment() -> dict[str, str]:
 
 
 def prepare(seed: int) -> None:
-    """Seed every generator, and ask torch (when the step has loaded it, or later) for deterministic kernels."""
+    """Set the threads of this process and seed Python; before torch is loaded. Bars of libraries only on a terminal."""
     import random
 
-    for name, value in environment().items():
+    quiet = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}
+    for name, value in {**environment(), **quiet}.items():
         os.environ.setdefault(name, value)
     random.seed(seed)
 
@@ -58,6 +59,7 @@ def seed_torch(seed: int) -> None:
     torch.manual_seed(seed)
     if not torch.cuda.is_available():
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 43 % of a dpo update here
 
 
 class _JsonLines(logging.Formatter):

@@ -31,7 +31,7 @@ class Track(Protocol):
     def __call__(self, values: Mapping[str, float], step: int | None = None) -> None: ...
 
 
-def resolve_mode(mode: str) -> str:
+def resolve_mode(mode: str) -> Any:
     """``auto`` -> online or offline, by whether a key is there. ``WANDB_MODE`` of the environment wins over ``auto``."""
     if mode != "auto":
         return mode
@@ -40,7 +40,7 @@ def resolve_mode(mode: str) -> str:
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     try:
-        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
+        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
 
@@ -56,7 +56,7 @@ def run(step: str, key: str, config: Mapping[str, Any], info: Mapping[str, Any] 
         info: ``mode, project, folder, group`` as the engine gives them; None tracks nothing (the bare shell door).
         work: the step's working folder.
     """
-    mode = resolve_mode(info["mode"]) if info else "disabled"
+    mode: Any = resolve_mode(info["mode"]) if info else "disabled"
     if info is None or mode == "disabled" or int(os.environ.get("RANK", "0")):
         yield _silent
         return

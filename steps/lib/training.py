@@ -238,7 +238,10 @@ def save_adapter(model: Any, out: Path, base: Path, base_artifact: Path) -> None
 
     from steps.lib import models
 
-    model.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = str(base.resolve())
+    if isinstance(config.target_modules, set):  # PEFT's set would be written in an order that changes from process to process
+        config.target_modules = sorted(config.target_modules)
     model.save_pretrained(out / "adapter", selected_adapters=["default"])
     (out / "adapter" / "README.md").unlink(missing_ok=True)
     shutil.rmtree(out / "adapter" / "ref", ignore_errors=True)

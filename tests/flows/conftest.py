@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from minimal import Line, line_recipe
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,16 @@ def prefect_harness() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def built_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """The whole minimal line, built once by the real engine, each step in a process of its own. Work on a ``copy`` of it."""
+    from flows.engine import Engine
+
+    line = Line(tmp_path_factory.mktemp("line"))
+    line_recipe(line.folder)
+    engine = Engine(line.config())
+    engine.run()
+    assert [outcome.cached for outcome in engine.outcomes] == [False] * 9
+    return line

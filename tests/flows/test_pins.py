@@ -21,9 +21,9 @@ def test_the_server_imports() -> None:
 def test_an_interval_schedule_makes_a_scheduled_run(prefect_harness: None) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
-    from prefect.schedules import Interval
-    from prefect.server.services.scheduler import Scheduler
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import IntervalSchedule
+    from prefect.server.services.scheduler import schedule_deployments
 
     @flow
     def nothing() -> None: ...
@@ -31,10 +31,10 @@ def test_an_interval_schedule_makes_a_scheduled_run(prefect_harness: None) -> No
     async def scheduled() -> list[str]:
         async with get_client() as client:
             flow_id = await client.create_flow(nothing)
-            schedule = Interval(timedelta(minutes=10))
-            deployment = await client.create_deployment(flow_id, "every-ten-minutes", schedules=[schedule])
-            await Scheduler(handle_signals=False).start(loops=1)
-            runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter())
+            every = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=10)))
+            deployment = await client.create_deployment(flow_id, "every-ten-minutes", schedules=[every])
+            await schedule_deployments()  # what the server's scheduler does every minute, on the same database
+            runs = await client.read_flow_runs()
         return [run.state.name for run in runs if run.deployment_id == deployment and run.state]
 
     states = asyncio.run(scheduled())

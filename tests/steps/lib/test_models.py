@@ -1,0 +1,168 @@
+"""Checkpoints that are refused, adapters on their base, and the chain that names both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minimal import TinyChain
+
+from steps.lib import models
+from steps.lib.errors import ModelError
+from steps.lib.models import Chain, Stage, check_folder, model_digest, model_folder, resolve
+
+
+def folder(root: Path, *, files: tuple[str, ...] = ("model.safetensors", "tokenizer.json"), config: Any = None) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]} if config is None else config))
+    for name in files:
+        (root / name).write_bytes(b"content of " + name.encode())
+    return root
+
+
+def test_a_whole_folder_is_taken(tmp_path: Path) -> None:
+    assert check_folder(folder(tmp_path / "m")) == resolve(str(tmp_path / "m")) == tmp_path / "m"
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "said"),
+    [
+        (("tokenizer.json",), None, r"no \*\.safetensors weights; copy or download"),
+        (("tokenizer.json", "pytorch_model.bin"), None, r"only pickled weights \(pytorch_model\.bin\), which can run code.*save_pretrained"),
+        (("tokenizer.json", "model.pt", "consolidated.00.pth"), None, "only pickled weights"),
+        (("model.safetensors",), None, r"no tokenizer \(tokenizer\.json\); save the tokenizer"),
+        (("model.safetensors", "tokenizer.json"), {"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map in config.json, which would run code"),
+    ],
+    ids=["no weights", "bin", "pt", "no tokenizer", "code"],
+)
+def test_a_folder_that_fails_late_or_runs_code_is_refused(tmp_path: Path, files: tuple[str, ...], config: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=rf"model folder .* cannot be used: got {said}"):
+        check_folder(folder(tmp_path / "m", files=files, config=config))
+
+
+def test_every_problem_of_a_folder_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError) as error:
+        check_folder(tmp_path)
+    assert all(part in str(error.value) for part in ("does not parse", "no *.safetensors", "no tokenizer"))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["models/llama/8b", "./nowhere", "/nowhere/at/all", "~/model", "nowhere/"])
+def test_a_path_that_is_not_there_is_not_asked_of_the_hub(name: str) -> None:
+    with pytest.raises(ModelError, match="is not there: got no such folder, because .*; give a folder"):
+        resolve(name)
+
+
+def test_a_hub_id_that_nothing_has_is_named() -> None:
+    with pytest.raises(ModelError, match=r"model 'nobody/nothing' could not be fetched: got \w+, because .*; give a local folder"):
+        resolve("nobody/nothing")
+
+
+def test_identity_is_of_weights_shape_tokenizer_and_template(tmp_path: Path) -> None:
+    made = folder(tmp_path / "m")
+    digest = model_digest(made)
+    (made / "README.md").write_text("x")
+    assert model_digest(made) == digest
+    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json", "model-2.safetensors", "config.json"):
+        (made / name).write_text("{} ")
+        changed = model_digest(made)
+        assert changed != digest, name
+        digest = changed
+    shutil.copytree(made, tmp_path / "copy")
+    assert model_digest(tmp_path / "copy") == digest == models.hub_identity(str(made)), "wherever it lies"
+
+
+def test_a_chain_survives_the_file_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    chain = Chain(base="b" * 64, stages=(Stage(step="sft", digest="d"),))
+    chain.write(tmp_path)
+    assert Chain.read(tmp_path) == chain
+    with pytest.raises(ValueError, match="extra"):
+        Chain.model_validate({"base": "b", "merged": True})
+
+
+def test_an_artifact_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no model: got neither model/ nor record/location.json"):
+        model_folder(tmp_path)
+
+
+# --- with the tiny chain ---------------------------------------------------------------------------------------------
+
+
+def logits(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.tensor([[5, 9, 40, 77, 2, 11]])).logits
+
+
+@pytest.mark.tiny
+def test_an_adapter_equals_its_merge_and_differs_from_its_base(chain: TinyChain) -> None:
+    adapted = models.load_policy(chain.sft.path)
+    assert not any(p.requires_grad for p in adapted.parameters())
+    before = logits(models.load_model(model_folder(chain.sft.path)))
+    said = logits(adapted).clone()
+    merged = adapted.merge_and_unload()
+    assert float((said - logits(merged)).abs().max()) < 1e-5
+    assert float((said - before).abs().max()) > 1e-2
+    assert any(p.requires_grad for p in models.load_policy(chain.sft.path, trainable=True).parameters())
+
+
+@pytest.mark.tiny
+def test_a_merge_survives_the_disk(chain: TinyChain, tmp_path: Path) -> None:
+    adapted = models.load_policy(chain.sft.path)
+    said = logits(adapted).clone()
+    adapted.merge_and_unload().save_pretrained(tmp_path / "m")
+    models.load_tokenizer(model_folder(chain.sft.path)).save_pretrained(tmp_path / "m")
+    assert float((said - logits(models.load_model(tmp_path / "m"))).abs().max()) < 1e-5
+
+
+@pytest.mark.tiny
+def test_an_adapter_on_a_wrong_base_is_refused(chain: TinyChain, tmp_path: Path) -> None:
+    copy = tmp_path / "sft" / chain.sft.path.name
+    shutil.copytree(chain.sft.path, copy)
+    models.write_location(copy, path=str(model_folder(chain.base.path)))
+    with pytest.raises(ModelError, match="does not fit its base .*: got base digest .*, because the adapter was trained on .*; restore"):
+        models.load_policy(copy)
+
+
+@pytest.mark.tiny
+def test_the_base_is_found_beside_the_adapter_after_the_store_moved(chain: TinyChain, tmp_path: Path) -> None:
+    for artifact in (chain.pretrain, chain.sft):
+        shutil.copytree(artifact.path, tmp_path / artifact.key)
+    assert model_folder(tmp_path / chain.sft.key) == tmp_path / chain.pretrain.key / "model"
+    models.check_base(tmp_path / chain.sft.key)
+
+
+@pytest.mark.tiny
+def test_the_chain_names_base_and_stages(chain: TinyChain) -> None:
+    base = model_digest(chain.pretrain.path / "model")
+    assert Chain.read(chain.pretrain.path) == Chain(base=base)
+    found = Chain.read(chain.dpo.path)
+    assert found.base == base and [stage.step for stage in found.stages] == ["sft", "dpo"]
+    assert found.stages[:1] == Chain.read(chain.sft.path).stages
+
+
+@pytest.mark.tiny
+def test_a_published_model_folder_holds_no_pickle_and_no_foreign_path(chain: TinyChain) -> None:
+    for artifact in (chain.base, chain.pretrain, chain.sft, chain.dpo):
+        names = [path.name for path in artifact.path.rglob("*") if path.is_file()]
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))], artifact.key
+    check_folder(chain.base.path / "model")
+    check_folder(chain.pretrain.path / "model")
+    assert (chain.pretrain.path / "model" / "chat_template.jinja").read_text() == (chain.base.path / "model" / "chat_template.jinja").read_text()
+    named = json.loads((chain.dpo.path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named and Path(named) == model_folder(chain.dpo.path), "PEFT writes null for a base that was an object in memory"
+
+
+@pytest.mark.tiny
+def test_a_tokenizer_without_a_chat_template_is_refused(chain: TinyChain, tmp_path: Path) -> None:
+    shutil.copytree(chain.base.path / "model", tmp_path / "m")
+    (tmp_path / "m" / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="has no chat template: got None, because .*; put a chat_template.jinja"):
+        models.load_tokenizer(tmp_path / "m")

@@ -1,0 +1,160 @@
+"""Every model side by side: figures against hand computation, adapters switched against adapters loaded alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minimal import EVALUATE, TASK, TinyChain, data_artifact, made
+
+from steps import evaluate
+from steps.lib import chat, evals, inference, models
+from steps.lib.errors import DataError
+from steps.lib.evals import Heldout, Limits, add_implicit, repetition, score_model
+from steps.lib.figures import Item, read_items
+from steps.lib.rows import Pair, Text, read_parquet
+from steps.lib.store import Artifact
+
+pytestmark = pytest.mark.tiny
+
+
+def items_of(artifact: Artifact) -> dict[tuple[str, str, str], Item]:
+    return {(item.model, item.suite, item.item_id): item for item in read_items(artifact.path / "items.parquet")}
+
+
+def report_of(artifact: Artifact) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((artifact.path / "report.json").read_text())
+    return found
+
+
+def figure(artifact: Artifact, name: str, model: str) -> float:
+    [found] = [f for f in report_of(artifact)["figures"] if (f["name"], f["model"]) == (name, model)]
+    return float(found["interval"]["value"])
+
+
+def test_the_three_preference_accuracies_by_hand(chain: TinyChain) -> None:
+    pairs = read_parquet(chain.data.path / "heldout_pairs.parquet", Pair)
+    tokenizer = models.load_tokenizer(models.model_folder(chain.sft.path))
+
+    def sums(artifact: Artifact, row: Pair) -> list[tuple[float, int]]:
+        """(log p, tokens) of chosen and rejected, one row at a time."""
+        encoded = [chat.encode_pair(tokenizer, row.prompt, side) for side in (row.chosen, row.rejected)]
+        model = models.load_policy(artifact.path)
+        return [(inference.sequence_logps(model, [side], batch_size=1)[0], len(side[1])) for side in encoded]
+
+    new, old = ([sums(artifact, row) for row in pairs] for artifact in (chain.dpo, chain.sft))
+    share = 1 / len(pairs)
+    raw = share * sum(c[0] > r[0] for c, r in new)
+    by_length = share * sum(c[0] / c[1] > r[0] / r[1] for c, r in new)
+    implicit = share * sum((c[0] - oc[0]) - (r[0] - or_[0]) > 0 for (c, r), (oc, or_) in zip(new, old, strict=True))
+    assert figure(chain.evaluate, "raw_logprob_accuracy", "dpo") == pytest.approx(raw, abs=1e-4)
+    assert figure(chain.evaluate, "length_norm_accuracy", "dpo") == pytest.approx(by_length, abs=1e-4)
+    assert figure(chain.evaluate, "implicit_reward_accuracy", "dpo") == pytest.approx(implicit, abs=1e-4)
+    named = {f["name"] for f in report_of(chain.evaluate)["figures"] if f["model"] == "sft"}
+    assert "raw_logprob_accuracy" in named and "implicit_reward_accuracy" not in named, "the reference has none against itself"
+
+
+def test_the_definitions_differ_where_lengths_do() -> None:
+    def item(model: str, chosen: float, rejected: float) -> Item:
+        return Item(model=model, suite="pairs", item_id="1", cluster_id="1", lang="en",
+                    scores={"logp_chosen": chosen, "logp_rejected": rejected})
+
+    for new, old, expected in (((-5, -9), (-5, -9), 0.0), ((-5, -9), (-6, -9), 1.0), ((-9, -5), (-12, -5), 1.0), ((-4, -8), (-4, -9), 0.0)):
+        done = add_implicit([item("sft", *old), item("dpo", *new)], "dpo", "sft")
+        assert [row.scores.get("implicit") for row in done] == [None, expected], "a tie is wrong; the reference has none"
+
+
+def test_bits_per_byte_by_hand(chain: TinyChain) -> None:
+    texts = read_parquet(chain.data.path / "heldout_domain.parquet", Text)
+    model = models.load_model(chain.base.path / "model")
+    tokenizer = models.load_tokenizer(chain.base.path / "model")
+    nats = inference.text_nats(model, tokenizer, [row.text for row in texts], window=64, batch_size=1)
+    expected = sum(nats) / math.log(2) / sum(len(row.text.encode()) for row in texts)
+    assert figure(chain.evaluate, "domain_bits_per_byte", "base") == pytest.approx(expected, abs=1e-3)
+    assert figure(chain.evaluate, "general_bits_per_byte", "base") < figure(chain.evaluate, "domain_bits_per_byte", "base")
+
+
+def test_switched_adapters_score_as_each_loaded_alone(chain: TinyChain) -> None:
+    found = items_of(chain.evaluate)
+    suites = Heldout.read(chain.data.path, None)
+    limits = Limits(EVALUATE.max_tokens, EVALUATE.window, EVALUATE.batch_size)
+    for name in ("base", "pretrain", "sft", "dpo"):
+        artifact: Artifact = getattr(chain, name)
+        tokenizer = models.load_tokenizer(models.model_folder(artifact.path))
+        alone = score_model({"pretrain": "pretrained"}.get(name, name), models.load_policy(artifact.path), tokenizer, suites, limits, seed=0)
+        for item in alone:
+            together = found[item.model, item.suite, item.item_id]
+            assert together.output == item.output
+            assert {k: together.scores[k] for k in item.scores} == pytest.approx(item.scores, abs=1e-3), (name, item.item_id)
+    assert found["sft", "domain", "domain-12"].scores != found["dpo", "domain", "domain-12"].scores
+
+
+def test_the_base_is_loaded_once_for_both_adapters(chain: TinyChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Path] = []
+    real = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda folder, *a, **k: loaded.append(folder) or real(folder, *a, **k))
+    stages = {"base": chain.base.path, "pretrained": chain.pretrain.path, "sft": chain.sft.path, "dpo": chain.dpo.path}
+    names = [name for name, _, _ in evaluate._loaded(EVALUATE, stages)]
+    assert names == list(stages) and [folder.resolve() for folder in loaded] == [
+        (chain.base.path / "model").resolve(), (chain.pretrain.path / "model").resolve()]
+
+
+def test_two_evaluations_have_the_same_digest(chain: TinyChain, tmp_path: Path) -> None:
+    """In another store, at another time: every published byte is of the content."""
+    import shutil
+
+    inputs = {"base": chain.base, "pretrained": chain.pretrain, "sft": chain.sft, "dpo": chain.dpo, "heldout": chain.data}
+    moved: dict[str, Artifact] = {}
+    for name, artifact in {**inputs, "pairs": chain.pairs}.items():
+        shutil.copytree(artifact.path, tmp_path / artifact.key)
+        moved[name] = Artifact.read(tmp_path / artifact.key)
+    del moved["pairs"]
+    again = made(tmp_path, "evaluate", EVALUATE, **moved)
+    assert again.key == chain.evaluate.key
+    differ = [name for name, facts in again.manifest["files"].items()
+              if not name.startswith("record/") and facts["sha256"] != chain.evaluate.manifest["files"][name]["sha256"]]
+    assert not differ and again.digest == chain.evaluate.digest
+
+
+def test_a_stage_that_was_left_out_is_not_scored_twice(chain: TinyChain, tmp_path: Path) -> None:
+    config = EVALUATE.model_copy(update={"limit": 2})
+    result = made(tmp_path, "evaluate", config, base=chain.pretrain, pretrained=chain.pretrain, sft=chain.sft, dpo=chain.sft, heldout=chain.data)
+    assert {item.model for item in read_items(result.path / "items.parquet")} == {"base", "sft"}
+    alone = made(tmp_path, "evaluate", config, base=chain.base, heldout=chain.data)
+    report = report_of(alone)
+    assert [model["name"] for model in report["models"]] == ["base"] and not report["comparisons"]
+    assert "first 2 items" in report["notes"][0]
+
+
+def test_the_report_says_what_was_asked_and_how(chain: TinyChain) -> None:
+    report = report_of(chain.evaluate)
+    assert [model["name"] for model in report["models"]] == ["base", "pretrained", "sft", "dpo"]
+    assert set(report["histories"]) == {"base", "pretrain", "sft", "dpo"} and report["histories"]["dpo"][0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert {"suites", "items", "task", "scorer", "generation"} <= set(report["fingerprint"])
+    assert {row["step"] for row in report["rows"]} >= {"sft", "pairs", "dpo"}
+    compared = {(c["new"], c["old"]) for c in report["comparisons"]} if report["comparisons"] and "new" in report["comparisons"][0] else None
+    assert compared is None or ("dpo", "sft") in compared
+    html = (chain.evaluate.path / "report.html").read_text()
+    assert "领域文本" in html and "Strict format" in html
+
+
+def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
+    nothing: dict[str, list[Any]] = {f"heldout_{name}": [] for name in ("domain", "general", "prompts", "pairs")}
+    data = data_artifact(tmp_path, **nothing)
+    with pytest.raises(DataError, match="has no held-out item: got four empty suites, because .*; set"):
+        Heldout.read(data.path, None)
+
+
+def test_without_a_task_there_is_no_rule_score(chain: TinyChain, tmp_path: Path) -> None:
+    data = data_artifact(tmp_path, task=None)
+    assert TASK and Heldout.read(data.path, 1).task is None
+    result = made(tmp_path, "evaluate", EVALUATE.model_copy(update={"limit": 1}), base=chain.base, heldout=data)
+    assert "rule_score" not in {f["name"] for f in report_of(result)["figures"]}
+
+
+def test_repetition_is_the_share_of_grams_seen_before() -> None:
+    assert repetition("abcdefgh") == 0.0 == repetition("short") == repetition("")
+    assert repetition("aaaaaaaaaaaa") == pytest.approx(1 - 1 / 5) and evals.repetition("abab" * 10, n=2) > 0.9

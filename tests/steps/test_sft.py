@@ -1,0 +1,124 @@
+"""Supervised fine-tuning: what is trained on, exact resuming, rows that do not fit."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from minimal import FEW, ROOT, SFT, YES, TinyChain, chats, data_artifact, made, turn, with_train
+from training_runs import argv, environment, killed_at, losses, same, spec, whole
+
+from steps.lib import chat, inference, models
+from steps.lib.errors import DataError, TrainingError
+from steps.lib.rows import Chat, Dropped, read_parquet
+from steps.lib.step import build
+from steps.lib.store import work_folder
+from steps.sft import SftConfig
+
+pytestmark = pytest.mark.tiny
+DROPOUT = SftConfig.model_validate({"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}, "train": {**FEW, "lr": 1e-2}})
+
+
+def test_every_adapter_weight_moved_and_the_base_did_not(chain: TinyChain) -> None:
+    from safetensors.torch import load_file
+
+    saved = load_file(chain.sft.path / "adapter" / "adapter_model.safetensors")
+    ups = {name: value for name, value in saved.items() if "lora_B" in name}
+    assert len(ups) == 2 * 7 and all(value.abs().max() > 0 for value in ups.values()), "B starts at zero; seven matrices a layer"
+    assert models.Chain.read(chain.sft.path).base == models.model_digest(chain.pretrain.path / "model")
+    metrics = chain.sft.manifest["metrics"]
+    assert metrics["loss_last"] < metrics["loss_first"] and 0.05 < metrics["trained_share"] < 0.5
+
+
+def test_the_first_loss_is_of_the_assistants_tokens_alone(chain: TinyChain, tmp_path: Path) -> None:
+    """The closed form: mean of -log p over the answers' tokens of the first batch (here: all rows)."""
+    rows = chats(4)
+    config = with_train(SFT, max_updates=1, warmup=0.0, batch_size=4)
+    first = losses(made(tmp_path, "sft", config, base=chain.pretrain, chats=data_artifact(tmp_path, chats=rows)))[0]
+    tokenizer = models.load_tokenizer(chain.pretrain.path / "model")
+    pairs = [chat.encode_pair(tokenizer, row.messages[:-1], row.messages[-1:]) for row in rows]
+    nats = -sum(inference.sequence_logps(models.load_model(chain.pretrain.path / "model"), pairs, batch_size=1))
+    assert first == pytest.approx(nats / sum(len(answer) for _, answer in pairs), abs=1e-3)
+
+
+def test_too_long_rows_are_dropped_whole_and_counted(chain: TinyChain, tmp_path: Path) -> None:
+    long = Chat(id="long", lang="en", source="made", messages=[turn("user", "why " * 60), turn("assistant", YES)])
+    data = data_artifact(tmp_path, chats=[*chats(4), long])
+    result = made(tmp_path, "sft", with_train(SFT, max_updates=1, warmup=0.0), base=chain.pretrain, chats=data)
+    assert result.manifest["rows"] == {"in": {"chats": 5}, "out": {"trained": 4}, "dropped": {"chats": {"too_long": 1}}}
+    [dropped] = read_parquet(result.path / "dropped.parquet", Dropped)
+    assert (dropped.id, dropped.reason, dropped.step) == ("long", "too_long", "sft") and dropped.detail.endswith("limit 96")
+    assert Chat.model_validate_json(dropped.row) == long, "whole, not cut"
+    tokenizer = models.load_tokenizer(chain.pretrain.path / "model")
+    assert result.manifest["tokens"] == sum(len(chat.encode(tokenizer, row.messages).input_ids) for row in chats(4))
+
+
+def test_a_row_at_the_limit_stays(chain: TinyChain, tmp_path: Path) -> None:
+    tokenizer = models.load_tokenizer(chain.pretrain.path / "model")
+    longest = max(len(chat.encode(tokenizer, row.messages).input_ids) for row in chats(4))
+    data = data_artifact(tmp_path, chats=chats(4))
+    at, below = (made(tmp_path, "sft", with_train(SFT, max_updates=1, warmup=0.0, max_length=n), base=chain.pretrain, chats=data)
+                 for n in (longest, longest - 1))
+    assert at.manifest["rows"]["out"]["trained"] == 4 and below.manifest["rows"]["out"]["trained"] < 4
+
+
+def test_all_rows_too_long_is_an_error_that_says_so(chain: TinyChain, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no chats left to train on: got 0 rows, because all were dropped \(\{'too_long': 16\}\)"):
+        made(tmp_path, "sft", with_train(SFT, max_length=8), base=chain.pretrain, chats=chain.data)
+    assert not [path for path in (tmp_path / "sft").iterdir() if not path.name.startswith(".")]
+
+
+def test_a_learning_rate_that_explodes_stops_the_run(chain: TinyChain, tmp_path: Path) -> None:
+    config = with_train(SFT, lr=1e30, warmup=0.0, max_grad_norm=1e30)
+    with pytest.raises(TrainingError, match="lower lr"):
+        made(tmp_path, "sft", config, base=chain.pretrain, chats=chain.data)
+    assert not [path for path in (tmp_path / "sft").iterdir() if not path.name.startswith(".")]
+
+
+def test_batch_one_accumulated_is_batch_four(chain: TinyChain, tmp_path: Path) -> None:
+    data = data_artifact(tmp_path, chats=[row for row in chats() if row.lang == "en"])
+    one = made(tmp_path, "sft", with_train(SFT, max_updates=4, batch_size=4), base=chain.pretrain, chats=data)
+    four = made(tmp_path, "sft", with_train(SFT, max_updates=4, batch_size=1, accumulation=4), base=chain.pretrain, chats=data)
+    assert losses(four) == pytest.approx(losses(one), rel=2e-3)
+
+
+@pytest.mark.fault
+def test_sigterm_saves_and_says_resumable_and_resuming_equals_uninterrupted(chain: TinyChain, tmp_path: Path) -> None:
+    """The real step from the shell, with dropout; save_every is far away, so the checkpoint is the signal's."""
+    what = spec("sft", with_train(DROPOUT, max_updates=40, save_every=1000), base=chain.pretrain, chats=chain.data)
+    out = tmp_path / "cut" / what.key()
+    child = subprocess.Popen([sys.executable, "-m", "steps.sft", *argv(tmp_path, what, out)], cwd=ROOT, env=environment(),
+                             stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    said = ""
+    for line in child.stderr:
+        said += line
+        if "update 3/40" in line:
+            child.send_signal(signal.SIGTERM)
+            child.send_signal(signal.SIGTERM)  # the group and the engine both send one
+            break
+    said += child.communicate(timeout=60)[1] or ""
+    assert child.returncode == 75, said
+    assert "Resumable: stopped by SIGTERM: the partial work is kept; run the same command again" in said and not out.exists()
+    assert list((work_folder(out) / ".resume" / "checkpoints").glob("checkpoint-*/complete.json"))
+    same(build(what, out), whole(tmp_path, what))
+
+
+@pytest.mark.fault
+def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(chain: TinyChain, tmp_path: Path) -> None:
+    what = spec("sft", DROPOUT, base=chain.pretrain, chats=chain.data)
+    out = tmp_path / "cut" / what.key()
+    killed_at(tmp_path, what, out, update=5)
+    same(build(what, out), whole(tmp_path, what))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+def test_qlora_trains_on_a_four_bit_base(chain: TinyChain, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra prefline[qlora] is not installed")
+    config = SFT.model_copy(update={"method": "qlora", "train": SFT.train.model_copy(update={"max_updates": 1, "warmup": 0.0})})
+    result = made(tmp_path, "sft", config, base=chain.pretrain, chats=chain.data)
+    assert result.manifest["metrics"]["updates"] == 1 and (result.path / "adapter" / "adapter_model.safetensors").exists()
+    assert models.Chain.read(result.path).base == models.model_digest(chain.pretrain.path / "model"), "the unquantised base"
