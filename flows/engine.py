@@ -106,8 +106,8 @@ class Engine:
             PreflineError: of the step that failed.
         """
         if self.plan.until and getattr(self.config, self.plan.until) is None:
-            raise ConfigError(f"step {self.plan.until} is left out: got {self.plan.until}: null, because the profile or a recipe clears "
-                              "the section; set a field of it, or name another step")
+            raise ConfigError(f"step {self.plan.until} is left out: got {self.plan.until}: null, because the profile or a recipe "
+                              "clears the section; set a field of it, or name another step")
         try:
             return line(self, self.config)
         except Stopped:
@@ -150,8 +150,9 @@ class Engine:
             PreflineError: of the step.
         """
         if self.plan.start and STEPS.index(spec.name) < STEPS.index(self.plan.start):
-            raise ArtifactError(f"step {spec.name} ({spec.key()}) is not in the store {self.store.root}: got nothing there, because "
-                                f"--from {self.plan.start} runs no earlier step; run without --from, or with another profile")
+            raise ArtifactError(f"step {spec.name} ({spec.key()}) is not in the store {self.store.root}: got nothing there, "
+                                f"because only {self.plan.start} and what is behind it was asked for; build it first (prefline "
+                                f"run --until {spec.name}), or ask for it too (prefline step ... --upstream)")
         launch(spec, self.store, self._info(), say=self.say, force=spec.name in self.plan.force)
         return Artifact.read(self.store.folder(spec.key()))
 

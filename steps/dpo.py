@@ -82,22 +82,30 @@ def _trainer() -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if self.first_loss is None and self.state.global_step == 0 and model.training:
-                self.first_loss = float((result[0] if return_outputs else result).detach())
+                # The sigmoid term by itself, from the batch's mean rewards: with sft_weight the whole loss has another term.
+                rewards = [self._metrics["train"][f"rewards/{side}"][-1] for side in ("chosen", "rejected")]
+                margin = rewards[0] - rewards[1]
+                self.first_loss = max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))  # -log sigmoid, without overflow
                 if self.loss_types == ["sigmoid"]:
-                    check_first_loss(self.first_loss)
+                    self.first_loss = float((result[0] if return_outputs else result).detach())
+                check_first_loss(self.first_loss, drift=max(map(abs, rewards)))
             return result
 
     return PairTrainer
 
 
-def check_first_loss(loss: float) -> None:
+def check_first_loss(loss: float, drift: float = 0.0) -> None:
     """Check that policy and reference are the same model before the first update.
 
+    Args:
+        loss: the sigmoid loss of the first batch.
+        drift: largest beta |log p - log p_ref| of chosen and rejected; both may drift alike and leave the loss at ln 2.
+
     Raises:
-        TrainingError: the sigmoid loss is not ln 2 within 1e-3.
+        TrainingError: the loss is not ln 2 within 1e-3, or the drift is above 2e-3.
     """
-    if not abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE:  # a NaN is off, too
-        raise TrainingError(f"first dpo loss is {loss:.4f}: got a value off ln 2 = 0.6931, because policy and reference are not the "
+    if not (abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE and drift <= 2 * FIRST_LOSS_TOLERANCE):  # a NaN is off, too
+        raise TrainingError(f"first dpo loss is {loss:.4f} (drift {drift:.4f}): got a value off ln 2 = 0.6931 (or off 0), because policy and reference are not the "
                             "same model (a wrong base, a merged or missing adapter, or dropout in one of them); train from the "
                             "sft artifact")
 

@@ -64,6 +64,9 @@ def encode(tokenizer: Any, turns: Turns) -> Encoded:
 
 def _answered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int], str]:
     """Tokens, labels and text of the turns up to the last assistant turn."""
+    if messages and messages[0]["role"] == "assistant":
+        raise DataError("conversation starts with the assistant: got no turn before its answer, because the row lost its prompt; "
+                        "drop the row, or add the prompt")
     ids: list[int] = []
     labels: list[int] = []
     done = ""

@@ -92,25 +92,26 @@ def check_folder(folder: Path) -> Path:
     problems: list[str] = []
     config_path = folder / "config.json"
     if not config_path.exists():
-        problems.append("no config.json; give the folder that holds it")
+        problems.append("no config.json, because it is not the folder of a checkpoint; give the folder that holds it")
     else:
         try:
             config = json.loads(config_path.read_text())
         except ValueError as error:
             config = {}
-            problems.append(f"a config.json that does not parse ({error}); copy it again")
+            problems.append(f"a config.json that does not parse, because {error}; copy it again")
         if "auto_map" in config:
-            problems.append("auto_map in config.json, which would run code from the folder; use an architecture that "
+            problems.append("auto_map in config.json, refused because it would run code from the folder; use an architecture that "
                             "transformers has, and remove auto_map")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
         if pickles:
-            problems.append(f"only pickled weights ({', '.join(pickles[:3])}), which can run code when they are opened; convert "
+            problems.append(f"only pickled weights ({', '.join(pickles[:3])}), refused because opening them can run code; convert "
                             "them once with save_pretrained(safe_serialization=True) on a machine you trust them on")
         else:
-            problems.append("no *.safetensors weights; copy or download the checkpoint again")
+            problems.append("no *.safetensors weights, because the copy or download stopped early; copy or download the "
+                            "checkpoint again")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        problems.append("no tokenizer (tokenizer.json); save the tokenizer into the same folder")
+        problems.append("no tokenizer (tokenizer.json), because only the model was saved; save the tokenizer into the same folder")
     if problems:
         raise ModelError(f"model folder {folder} cannot be used: got " + "; and ".join(problems))
     return folder

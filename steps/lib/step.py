@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, get_type_hints
@@ -83,8 +84,9 @@ class Spec:
         """The step's name: file = config section = command = artifact folder."""
         return self.module.__name__.rpartition(".")[2]
 
+    @cached_property
     def parts(self) -> dict[str, Any]:
-        """The parts of the key, in plain JSON. No path, name, time or count is among them.
+        """The parts of the key, in plain JSON, read once. No path, name, time or count is among them.
 
         Raises:
             PreflineError: something the step reads from outside is missing or unreadable.
@@ -104,7 +106,7 @@ class Spec:
 
     def key(self) -> str:
         """``<step>/<20 hex digits>``: the artifact's folder below the store's root."""
-        return key_of(self.parts())
+        return key_of(self.parts)
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -143,7 +145,7 @@ def build(spec: Spec, target: Path, run_info: Mapping[str, Any] | None = None) -
         PreflineError: of the step; the partial folder stays, and running again continues from it.
     """
     info = dict(run_info or {})
-    parts = spec.parts()
+    parts = spec.parts
     rank = int(os.environ.get("RANK", "0"))
     work = work_folder(target)
     resume = work / ".resume"

@@ -87,6 +87,7 @@ def trainer_arguments(settings: TrainSettings, context: Context) -> dict[str, An
         "bf16": cuda and settings.precision != "float32",
         "gradient_checkpointing": settings.gradient_checkpointing,
         "logging_steps": settings.log_every,
+        "logging_first_step": True,
         "save_strategy": "steps",
         "save_steps": settings.save_every,
         "save_total_limit": 2,
@@ -165,8 +166,9 @@ def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | st
         raise TrainingError(f"no loss was logged in {trainer.state.global_step} updates: got an empty history, because log_every is "
                             "larger than the run; lower log_every")
     if trainer.state.global_step and all(p.detach().float().norm().item() == before[name] for name, p in trained) and not start:
-        raise TrainingError("no weight changed in training: got the same norms after the last update, because no gradient reached "
-                            "the trained weights; report this as a defect of prefline")
+        raise TrainingError(f"no weight changed in training: got the same norms after {trainer.state.global_step} updates, because the "
+                            "run is so short that its warm-up never left learning rate 0, or no gradient reached the trained "
+                            "weights; train for more updates, or set warmup to 0")
     torch.set_grad_enabled(True)
     return {
         "updates": trainer.state.global_step,

@@ -28,3 +28,11 @@ def built_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     engine.run()
     assert [outcome.cached for outcome in engine.outcomes] == [False] * 9
     return line
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What stands on the built line takes over a minute: it is ``long``."""
+    for item in items:
+        if "built_line" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)

@@ -15,7 +15,7 @@ from minimal import Line
 from flows.line import STEPS
 from steps.lib.errors import ConfigError
 
-pytestmark = [pytest.mark.flow, pytest.mark.long]
+pytestmark = pytest.mark.flow
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from steps.lib.errors import ArtifactError, ConfigError, DataError, PreflineErro
 from steps.lib.step import Spec, build, module_of
 from steps.lib.store import work_folder
 
-pytestmark = [pytest.mark.tiny, pytest.mark.long]
+pytestmark = pytest.mark.tiny
 
 
 @pytest.fixture

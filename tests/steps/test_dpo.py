@@ -78,12 +78,14 @@ def test_the_sft_weight_adds_the_chosen_answers_log_likelihood(chain: TinyChain,
 
 @pytest.mark.parametrize("loss", [0.0, 0.6919, 0.6945, 5.1, math.nan])
 def test_a_first_loss_off_ln_2_is_refused(loss: float) -> None:
-    with pytest.raises(TrainingError, match=r"first dpo loss is .*: got a value off ln 2 = 0\.6931, because .*; train from the sft"):
+    with pytest.raises(TrainingError, match=r"first dpo loss is .*: got a value off ln 2 = 0\.6931.* because .*; train from the sft"):
         check_first_loss(loss)
 
 
 def test_a_first_loss_of_ln_2_is_taken() -> None:
     check_first_loss(math.log(2) + 9e-4)
+    with pytest.raises(TrainingError, match="drift"):
+        check_first_loss(math.log(2), drift=0.5)  # both answers moved alike
 
 
 def test_a_wrong_reference_stops_the_run(chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

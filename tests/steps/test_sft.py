@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -122,3 +123,9 @@ def test_qlora_trains_on_a_four_bit_base(chain: TinyChain, tmp_path: Path) -> No
     result = made(tmp_path, "sft", config, base=chain.pretrain, chats=chain.data)
     assert result.manifest["metrics"]["updates"] == 1 and (result.path / "adapter" / "adapter_model.safetensors").exists()
     assert models.Chain.read(result.path).base == models.model_digest(chain.pretrain.path / "model"), "the unquantised base"
+
+
+def test_what_is_published_does_not_depend_on_the_process(chain: TinyChain, tmp_path: Path) -> None:
+    """PEFT keeps target modules in a set, whose order changes with the hash seed of the process."""
+    names = json.loads((chain.sft.path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert names == sorted(names) and len({name.rpartition(".")[2] for name in names}) == 7

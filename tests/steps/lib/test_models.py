@@ -30,11 +30,11 @@ def test_a_whole_folder_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "config", "said"),
     [
-        (("tokenizer.json",), None, r"no \*\.safetensors weights; copy or download"),
-        (("tokenizer.json", "pytorch_model.bin"), None, r"only pickled weights \(pytorch_model\.bin\), which can run code.*save_pretrained"),
+        (("tokenizer.json",), None, r"no \*\.safetensors weights, because .*; copy or download"),
+        (("tokenizer.json", "pytorch_model.bin"), None, r"only pickled weights \(pytorch_model\.bin\), refused because opening them can run code; .*save_pretrained"),
         (("tokenizer.json", "model.pt", "consolidated.00.pth"), None, "only pickled weights"),
-        (("model.safetensors",), None, r"no tokenizer \(tokenizer\.json\); save the tokenizer"),
-        (("model.safetensors", "tokenizer.json"), {"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map in config.json, which would run code"),
+        (("model.safetensors",), None, r"no tokenizer \(tokenizer\.json\), because .*; save the tokenizer"),
+        (("model.safetensors", "tokenizer.json"), {"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map in config.json, refused because it would run code"),
     ],
     ids=["no weights", "bin", "pt", "no tokenizer", "code"],
 )

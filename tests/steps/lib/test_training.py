@@ -16,7 +16,16 @@ from minimal import FEW, TinyChain, context
 
 from steps.lib import models
 from steps.lib.errors import DataError, Resumable, TrainingError
-from steps.lib.training import LoraSettings, TrainSettings, blocks, fit, need_rows, pad_batch, trainer_arguments, with_lora
+from steps.lib.training import (
+    LoraSettings,
+    TrainSettings,
+    blocks,
+    fit,
+    need_rows,
+    pad_batch,
+    trainer_arguments,
+    with_lora,
+)
 
 
 def settings(**changes: Any) -> TrainSettings:
