@@ -60,11 +60,20 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect", "OMP_WAIT_POLICY": "passive"}
-        command = [str(Path(sys.executable).parent / "prefline"), "run", "--profile", arguments.profile, f"store={folder}/store",
-                   f"promote.registry={folder}/registry", f"tracking.folder={folder}"]
+        command = [
+            str(Path(sys.executable).parent / "prefline"),
+            "run",
+            "--profile",
+            arguments.profile,
+            f"store={folder}/store",
+            f"promote.registry={folder}/registry",
+            f"tracking.folder={folder}",
+        ]
         for label in ("first run", "second run"):
             seconds, peak = measure(command, environment)
-            print(f"{label}: {seconds:.1f} s, peak {peak:.0f} MB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+            print(
+                f"{label}: {seconds:.1f} s, peak {peak:.0f} MB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+            )
 
 
 if __name__ == "__main__":

@@ -52,5 +52,6 @@ def align(
         if engine.outcomes:
             present.summary(engine.outcomes)
     return [
-        {"step": o.step, "path": str(o.artifact.path), "cached": o.cached, "seconds": o.seconds} for o in engine.outcomes
+        {"step": o.step, "path": str(o.artifact.path), "cached": o.cached, "seconds": o.seconds}
+        for o in engine.outcomes
     ]

@@ -56,11 +56,15 @@ class Plan:
             if name is not None and name not in STEPS
         ]
         if only and (start or until):
-            problems.append(f"--only {only} cannot stand beside --from or --until: got both, because --only is both in one; "
-                            "leave one out")
+            problems.append(
+                f"--only {only} cannot stand beside --from or --until: got both, because --only is both in one; "
+                "leave one out"
+            )
         if not problems and start and until and STEPS.index(start) > STEPS.index(until):
-            problems.append(f"--from {start} --until {until} is empty: got a start behind the end, because the line runs "
-                            f"{' -> '.join(STEPS)}; swap them")
+            problems.append(
+                f"--from {start} --until {until} is empty: got a start behind the end, because the line runs "
+                f"{' -> '.join(STEPS)}; swap them"
+            )
         if problems:
             raise ConfigError(problems)
         return cls(only or start, only or until, tuple(force))
@@ -77,7 +81,7 @@ class Outcome:
     """Seconds of this run, not of the run that built the artifact."""
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """The step named by ``until`` is there; the walk ends."""
 
 
@@ -106,8 +110,10 @@ class Engine:
             PreflineError: of the step that failed.
         """
         if self.plan.until and getattr(self.config, self.plan.until) is None:
-            raise ConfigError(f"step {self.plan.until} is left out: got {self.plan.until}: null, because the profile or a recipe "
-                              "clears the section; set a field of it, or name another step")
+            raise ConfigError(
+                f"step {self.plan.until} is left out: got {self.plan.until}: null, because the profile or a recipe "
+                "clears the section; set a field of it, or name another step"
+            )
         try:
             return line(self, self.config)
         except Stopped:
@@ -150,9 +156,11 @@ class Engine:
             PreflineError: of the step.
         """
         if self.plan.start and STEPS.index(spec.name) < STEPS.index(self.plan.start):
-            raise ArtifactError(f"step {spec.name} ({spec.key()}) is not in the store {self.store.root}: got nothing there, "
-                                f"because only {self.plan.start} and what is behind it was asked for; build it first (prefline "
-                                f"run --until {spec.name}), or ask for it too (prefline step ... --upstream)")
+            raise ArtifactError(
+                f"step {spec.name} ({spec.key()}) is not in the store {self.store.root}: got nothing there, "
+                f"because only {self.plan.start} and what is behind it was asked for; build it first (prefline "
+                f"run --until {spec.name}), or ask for it too (prefline step ... --upstream)"
+            )
         launch(spec, self.store, self._info(), say=self.say, force=spec.name in self.plan.force)
         return Artifact.read(self.store.folder(spec.key()))
 
@@ -177,8 +185,20 @@ def launch(
     (work / ".resume").mkdir(parents=True, exist_ok=True)
     settings = work / ".resume" / "config.json"
     settings.write_text(spec.config.model_dump_json(indent=1))
-    argv = [*_interpreter(spec), f"steps.{spec.name}", "--config", str(settings), "--out", str(target), "--key", spec.key(),
-            "--seed", str(spec.seed), "--run-info", json.dumps(dict(info))]
+    argv = [
+        *_interpreter(spec),
+        f"steps.{spec.name}",
+        "--config",
+        str(settings),
+        "--out",
+        str(target),
+        "--key",
+        spec.key(),
+        "--seed",
+        str(spec.seed),
+        "--run-info",
+        json.dumps(dict(info)),
+    ]
     argv += ["--force"] if force else []
     for name, artifact in spec.inputs.items():
         argv += [f"--{name}", str(artifact.path)]
@@ -187,8 +207,13 @@ def launch(
     errors.unlink(missing_ok=True)
     environment = {**runtime.environment(), "PREFLINE_ERROR_FILE": str(errors)}
     child = subprocess.Popen(
-        argv, env=environment, stdin=subprocess.DEVNULL, stdout=None if terminal else subprocess.PIPE,
-        stderr=None if terminal else subprocess.STDOUT, text=True, bufsize=1,
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=None if terminal else subprocess.PIPE,
+        stderr=None if terminal else subprocess.STDOUT,
+        text=True,
+        bufsize=1,
     )
     try:
         with _sigterm_raises():
@@ -240,8 +265,10 @@ def _error(code: int, errors: Path, step: str) -> PreflineError:
     if code in BY_EXIT_CODE and message:
         return BY_EXIT_CODE[code](message)
     cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return PreflineError(f"step {step} failed: got {cause}, because of the error above; its partial work is kept, and running again "
-                         "continues from it")
+    return PreflineError(
+        f"step {step} failed: got {cause}, because of the error above; its partial work is kept, and running again "
+        "continues from it"
+    )
 
 
 def _echo(text: str) -> None:

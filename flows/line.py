@@ -63,8 +63,10 @@ class AlignConfig(Section):
     @model_validator(mode="after")
     def _closed(self) -> Self:
         if self.dpo is not None and self.pairs is None:
-            raise ValueError("dpo has nothing to train on: got pairs: null, because dpo reads the pairs that it makes; "
-                             "set dpo to null too, or keep pairs")
+            raise ValueError(
+                "dpo has nothing to train on: got pairs: null, because dpo reads the pairs that it makes; "
+                "set dpo to null too, or keep pairs"
+            )
         return self
 
 

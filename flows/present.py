@@ -16,7 +16,9 @@ from flows.line import AlignConfig
 def configuration(config: AlignConfig) -> None:
     """The resolved configuration as a Prefect artifact."""
     text = config.model_dump_json(indent=1)
-    create_markdown_artifact(f"```json\n{text}\n```\n", key="configuration", description="Resolved configuration of the run")
+    create_markdown_artifact(
+        f"```json\n{text}\n```\n", key="configuration", description="Resolved configuration of the run"
+    )
 
 
 @task(name="report", cache_policy=NO_CACHE)

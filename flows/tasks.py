@@ -67,7 +67,6 @@ class PrefectEngine(Engine):
         self.results[spec.key()] = result
         return Artifact.read(self.store.folder(spec.key())), not job.ran
 
-
     def build(self, spec: Spec) -> Artifact:
         """Run the step; its log lines become the task run's."""
         log = get_run_logger()

@@ -18,8 +18,8 @@ from steps.lib import models, runtime, tiny, training
 from steps.lib.config import Neutral, Section
 from steps.lib.errors import ConfigError
 from steps.lib.rows import Text, read_parquet
-from steps.lib.tiny import TinyConfig
 from steps.lib.step import Context, Metrics, main
+from steps.lib.tiny import TinyConfig
 
 VERSION = "1"
 
@@ -51,12 +51,16 @@ def run(config: BaseConfig, *, corpus: Path | None = None, out: Path, context: C
         digest = models.model_digest(folder)
         models.load_tokenizer(folder)
         facts = json.loads((folder / "config.json").read_text())
-        (out / "base.json").write_text(json.dumps({"digest": digest, "architectures": facts.get("architectures")}) + "\n")
+        (out / "base.json").write_text(
+            json.dumps({"digest": digest, "architectures": facts.get("architectures")}) + "\n"
+        )
         models.write_location(out, path=str(folder.resolve()))
         return Metrics({"weights_mb": round(sum(p.stat().st_size for p in folder.glob("*.safetensors")) / 1e6, 1)})
     if corpus is None:
-        raise ConfigError("base.kind is tiny without text to train it on: got no --corpus, because the tiny model starts from "
-                          "random weights; give the folder of clean's artifact")
+        raise ConfigError(
+            "base.kind is tiny without text to train it on: got no --corpus, because the tiny model starts from "
+            "random weights; give the folder of clean's artifact"
+        )
     return _train_tiny(config, read_parquet(corpus / "general.parquet", Text), out, context)
 
 

@@ -182,8 +182,10 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
     for kind in (held for _, held, _, _ in KINDS.values()):
         rows[kind] = sieve.exact(kind, distinct(rows[kind]))
         if not rows[kind] and any(name == kind for name, _, _ in asked):
-            raise DataError(f"{kind} has no row left: got {sieve.counts(kind)}, because a held-out set that is "
-                            "configured must not be empty; mend its sources, or take them out")
+            raise DataError(
+                f"{kind} has no row left: got {sieve.counts(kind)}, because a held-out set that is "
+                "configured must not be empty; mend its sources, or take them out"
+            )
     heldout = [row for _, held, _, _ in KINDS.values() for row in rows[held]]
 
     cut: dict[str, list[Any]] = {}
@@ -235,8 +237,10 @@ def _chats_of(path: Path, task: Task | None, config: CleanConfig, sieve: Sieve, 
     systems = {str(lang): line for lang, line in task.student_system.items()} if task else {}
     rules = set(task.check("", "")) if task else set()
     if task and (unknown := sorted(set(config.check_rules) - rules)):
-        raise ConfigError(f"clean.check_rules names {', '.join(unknown)}: got no such rule in {config.task}; "
-                          f"it has {', '.join(sorted(rules))}")
+        raise ConfigError(
+            f"clean.check_rules names {', '.join(unknown)}: got no such rule in {config.task}; "
+            f"it has {', '.join(sorted(rules))}"
+        )
     for row in context.progress(read_parquet(path, Candidate), "candidates", None):
         sieve.ledger.took("candidates")
         prompt, answer = normalise(row.prompt), normalise(row.answer)
@@ -298,8 +302,10 @@ def _enough(rows: Mapping[str, Sequence[Any]], config: CleanConfig, generated: b
         given = asked[kind]
         least = int(kind in fed) if given is None else given
         if len(rows[kind]) < least:
-            problems.append(f"{file} has too few rows after cleaning: got {len(rows[kind])}, at least {least} are "
-                            f"needed, because of {sieve.counts(kind)}; give more data, or loosen `clean.filters`")
+            problems.append(
+                f"{file} has too few rows after cleaning: got {len(rows[kind])}, at least {least} are "
+                f"needed, because of {sieve.counts(kind)}; give more data, or loosen `clean.filters`"
+            )
             if kind == "chats" and generated:
                 problems[-1] += f" (candidates: {sieve.counts('candidates')})"
     if problems:

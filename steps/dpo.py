@@ -53,8 +53,12 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     )
     losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]} if config.sft_weight else {}
     arguments = DPOConfig(
-        **training.trainer_arguments(config.train, context), beta=config.beta, max_length=None,
-        precompute_ref_log_probs=True, precompute_ref_batch_size=config.train.batch_size, **losses,
+        **training.trainer_arguments(config.train, context),
+        beta=config.beta,
+        max_length=None,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=config.train.batch_size,
+        **losses,
     )
     trainer = _trainer()(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     metrics.values.update(training.fit(trainer, context, out))
@@ -79,13 +83,17 @@ def _trainer() -> Any:
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if self.first_loss is None and self.state.global_step == 0 and model.training:
                 # The sigmoid term by itself, from the batch's mean rewards: with sft_weight the whole loss has another term.
                 rewards = [self._metrics["train"][f"rewards/{side}"][-1] for side in ("chosen", "rejected")]
                 margin = rewards[0] - rewards[1]
-                self.first_loss = max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))  # -log sigmoid, without overflow
+                self.first_loss = max(-margin, 0.0) + math.log1p(
+                    math.exp(-abs(margin))
+                )  # -log sigmoid, without overflow
                 if self.loss_types == ["sigmoid"]:
                     self.first_loss = float((result[0] if return_outputs else result).detach())
                 check_first_loss(self.first_loss, drift=max(map(abs, rewards)))
@@ -105,12 +113,17 @@ def check_first_loss(loss: float, drift: float = 0.0) -> None:
         TrainingError: the loss is not ln 2 within 1e-3, or the drift is above 2e-3.
     """
     if not (abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE and drift <= 2 * FIRST_LOSS_TOLERANCE):  # a NaN is off, too
-        raise TrainingError(f"first dpo loss is {loss:.4f} (drift {drift:.4f}): got a value off ln 2 = 0.6931 (or off 0), because policy and reference are not the "
-                            "same model (a wrong base, a merged or missing adapter, or dropout in one of them); train from the "
-                            "sft artifact")
+        raise TrainingError(
+            f"first dpo loss is {loss:.4f} (drift {drift:.4f}): got a value off ln 2 = 0.6931 (or off 0), "
+            "because policy and reference are not the "
+            "same model (a wrong base, a merged or missing adapter, or dropout in one of them); train from the "
+            "sft artifact"
+        )
 
 
-def _encode(config: DpoConfig, tokenizer: Any, pairs: list[Pair], out: Path) -> tuple[list[dict[str, list[int]]], Metrics]:
+def _encode(
+    config: DpoConfig, tokenizer: Any, pairs: list[Pair], out: Path
+) -> tuple[list[dict[str, list[int]]], Metrics]:
     """Tokens of the pairs that fit and differ, the others dropped with the reason."""
     metrics = Metrics()
     rows: list[dict[str, list[int]]] = []
@@ -121,8 +134,17 @@ def _encode(config: DpoConfig, tokenizer: Any, pairs: list[Pair], out: Path) -> 
         longest = len(prompt) + max(len(chosen), len(rejected))
         reason = "too_long" if longest > config.train.max_length else "equal_pair" if chosen == rejected else ""
         if reason:
-            dropped.append(Dropped(id=pair.id, lang=pair.lang, source=pair.source, step="dpo", reason=reason,
-                                   detail=f"{longest} tokens, limit {config.train.max_length}", row=pair.model_dump_json()))
+            dropped.append(
+                Dropped(
+                    id=pair.id,
+                    lang=pair.lang,
+                    source=pair.source,
+                    step="dpo",
+                    reason=reason,
+                    detail=f"{longest} tokens, limit {config.train.max_length}",
+                    row=pair.model_dump_json(),
+                )
+            )
             continue
         rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     reasons = Counter(row.reason for row in dropped)

@@ -122,7 +122,13 @@ def _digest(artifact: Path) -> str:
 
 
 def _report(
-    config: EvaluateConfig, chain: dict[str, Path], heldout: Path, suites: Heldout, items: list[Item], limits: Limits, seed: int
+    config: EvaluateConfig,
+    chain: dict[str, Path],
+    heldout: Path,
+    suites: Heldout,
+    items: list[Item],
+    limits: Limits,
+    seed: int,
 ) -> report.Report:
     manifests = {m["step"]: m for folder in (*chain.values(), heldout) for m in lineage(folder)}
     taken, compared = _figures(chain, items)
@@ -135,8 +141,14 @@ def _report(
         ],
         figures=taken,
         comparisons=compared,
-        highlights=["domain_bits_per_byte", "general_bits_per_byte", "format_rate", "rule_score", "implicit_reward_accuracy",
-                    "labels"],
+        highlights=[
+            "domain_bits_per_byte",
+            "general_bits_per_byte",
+            "format_rate",
+            "rule_score",
+            "implicit_reward_accuracy",
+            "labels",
+        ],
         samples=_samples(config, suites, items, list(chain)),
         rows=[
             report.StepRows.from_ledger(step, manifests[step]["rows"])
@@ -146,7 +158,9 @@ def _report(
         histories=_histories(chain, heldout, manifests),
         teachers=_teachers(manifests),
         fingerprint=_fingerprint(suites, items, limits),
-        notes=[f"Only the first {config.limit} items of each suite were scored (evaluate.limit)."] if config.limit else [],
+        notes=[f"Only the first {config.limit} items of each suite were scored (evaluate.limit)."]
+        if config.limit
+        else [],
     )
 
 
@@ -211,7 +225,9 @@ def _teachers(manifests: dict[str, Any]) -> list[str]:
 def _fingerprint(suites: Heldout, items: list[Item], limits: Limits) -> dict[str, str]:
     """What two evaluations must share to be compared item by item."""
     ids = sorted({(item.suite, item.item_id) for item in items})
-    texts = [row.model_dump_json() for name in ("domain", "general", "prompts", "pairs") for row in getattr(suites, name)]
+    texts = [
+        row.model_dump_json() for name in ("domain", "general", "prompts", "pairs") for row in getattr(suites, name)
+    ]
     task = suites.task.model_dump_json() if suites.task else ""
     return {
         "suites": digest_text("\n".join(texts))[:16],

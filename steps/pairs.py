@@ -84,8 +84,10 @@ def run(config: PairsConfig, *, policy: Path, data: Path, out: Path, context: Co
     chats = _single_turn(read_parquet(data / "chats.parquet", Chat))
     if config.prompts and chats:
         if not (data / "task.yaml").exists():
-            raise ConfigError("pairs.prompts asks for on-policy pairs, but nothing scores them: got data without task.yaml, because "
-                              "clean.task is not set; set clean.task to a file with rules, or pairs.prompts=0")
+            raise ConfigError(
+                "pairs.prompts asks for on-policy pairs, but nothing scores them: got data without task.yaml, because "
+                "clean.task is not set; set clean.task to a file with rules, or pairs.prompts=0"
+            )
         task = Task.read(data / "task.yaml")
         chosen_chats = _draw(chats, config.prompts, context.seed)
         answers = _sample(config, policy, chosen_chats, out, context, metrics)
@@ -101,12 +103,16 @@ def run(config: PairsConfig, *, policy: Path, data: Path, out: Path, context: Co
         pairs += imported
     if not pairs:
         reasons = dict(Counter(row.reason for row in dropped))
-        raise DataError(f"no preference pairs: got 0 pairs, because of {reasons or 'nothing to make them from'}; lower "
-                        "pairs.min_margin, raise pairs.samples or pairs.temperature, or import pairs in clean")
+        raise DataError(
+            f"no preference pairs: got 0 pairs, because of {reasons or 'nothing to make them from'}; lower "
+            "pairs.min_margin, raise pairs.samples or pairs.temperature, or import pairs in clean"
+        )
     write_parquet(out / "pairs.parquet", pairs, Pair)
     write_parquet(out / "samples.parquet", samples, Candidate)
     write_parquet(out / "dropped.parquet", dropped, Dropped)
-    metrics.rows.balance({"prompts": ["prompts paired"], "teacher answers": ["teacher pairs"], "imported": ["imported pairs"]})
+    metrics.rows.balance(
+        {"prompts": ["prompts paired"], "teacher answers": ["teacher pairs"], "imported": ["imported pairs"]}
+    )
     metrics.values["pairs"] = len(pairs)
     metrics.values["mean_margin"] = round(sum(pair.margin for pair in pairs) / len(pairs), 4)
     lengths = [(len(pair.chosen[-1].content), len(pair.rejected[-1].content)) for pair in pairs]
@@ -142,12 +148,19 @@ def _sample(
     tokenizer = models.load_tokenizer(models.model_folder(policy))
     prompts = [chat.encode_prompt(tokenizer, row.messages[:-1]) for row in chats]
     identity = {
-        "policy": models.Chain.read(policy).model_dump(), "adapter": digest_folder(policy / "adapter", ("*.safetensors",)),
-        "temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens, "batch": config.batch_size,
+        "policy": models.Chain.read(policy).model_dump(),
+        "adapter": digest_folder(policy / "adapter", ("*.safetensors",)),
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_tokens": config.max_tokens,
+        "batch": config.batch_size,
     }
     drawing = inference.Sampling(config.temperature, config.top_p, config.max_tokens)
-    jobs = [(sample, batch) for sample in range(config.samples)
-            for batch in inference.batches([len(prompt) for prompt in prompts], config.batch_size)]
+    jobs = [
+        (sample, batch)
+        for sample in range(config.samples)
+        for batch in inference.batches([len(prompt) for prompt in prompts], config.batch_size)
+    ]
     answers: list[list[Reply | None]] = [[None] * config.samples for _ in chats]
     timer = runtime.Timer()
     model: Any = None
@@ -178,8 +191,16 @@ def _sample(
 
 def _candidates(chats: list[Chat], answers: list[list[Reply]]) -> list[Candidate]:
     return [
-        Candidate(id=f"{row.id}-sample{k}", lang=row.lang, source=row.source, prompt=_user(row), answer=reply.text,
-                  teacher="policy", sample=k, flags=["truncated"] if reply.finish_reason == "length" else [])
+        Candidate(
+            id=f"{row.id}-sample{k}",
+            lang=row.lang,
+            source=row.source,
+            prompt=_user(row),
+            answer=reply.text,
+            teacher="policy",
+            sample=k,
+            flags=["truncated"] if reply.finish_reason == "length" else [],
+        )
         for row, replies in zip(chats, answers, strict=True)
         for k, reply in enumerate(replies)
     ]
@@ -190,7 +211,12 @@ def _scored(task: Task, prompt: str, text: str, by: str) -> Scored:
 
 
 def _on_policy(
-    config: PairsConfig, task: Task, chats: list[Chat], answers: list[list[Reply]], dropped: list[Dropped], metrics: Metrics
+    config: PairsConfig,
+    task: Task,
+    chats: list[Chat],
+    answers: list[list[Reply]],
+    dropped: list[Dropped],
+    metrics: Metrics,
 ) -> list[Pair]:
     """Best sample against worst, where the margin is wide enough."""
     pairs: list[Pair] = []
@@ -216,7 +242,12 @@ def _on_policy(
 
 
 def _teacher(
-    config: PairsConfig, task: Task, chats: list[Chat], answers: list[list[Reply]], dropped: list[Dropped], metrics: Metrics,
+    config: PairsConfig,
+    task: Task,
+    chats: list[Chat],
+    answers: list[list[Reply]],
+    dropped: list[Dropped],
+    metrics: Metrics,
     seed: int,
 ) -> list[Pair]:
     """The teacher's answer against the policy's worst sample, for a share of the prompts."""
@@ -254,26 +285,49 @@ def _judged(
             continue
         reason = {"second": "judge_disagrees", "tie": "judge_tie"}.get(verdict.status, f"judge_{verdict.status}")
         metrics.rows.drop("to judge", reason)
-        dropped.append(Dropped(id=pair.id, lang=pair.lang, source=pair.source, step="pairs", reason=reason,
-                               detail=f"said {verdict.said}", row=pair.model_dump_json()))
+        dropped.append(
+            Dropped(
+                id=pair.id,
+                lang=pair.lang,
+                source=pair.source,
+                step="pairs",
+                reason=reason,
+                detail=f"said {verdict.said}",
+                row=pair.model_dump_json(),
+            )
+        )
     metrics.rows.gave("judged pairs", len(kept))
     metrics.rows.balance({"to judge": ["judged pairs"]})
     return kept
 
 
 def _pair(row: Chat, best: Scored, worst: Scored, kind: str) -> Pair:
-    evidence = {"chosen": {"by": best.by, "score": best.score, "rules": best.rules},
-                "rejected": {"by": worst.by, "score": worst.score, "rules": worst.rules}}
+    evidence = {
+        "chosen": {"by": best.by, "score": best.score, "rules": best.rules},
+        "rejected": {"by": worst.by, "score": worst.score, "rules": worst.rules},
+    }
     return Pair(
-        id=f"{row.id}-{kind}", lang=row.lang, source=f"{best.by} against {worst.by}", prompt=row.messages[:-1],
-        chosen=[Message(role="assistant", content=best.text)], rejected=[Message(role="assistant", content=worst.text)],
-        margin=best.score - worst.score, evidence=json.dumps(evidence, ensure_ascii=False),
+        id=f"{row.id}-{kind}",
+        lang=row.lang,
+        source=f"{best.by} against {worst.by}",
+        prompt=row.messages[:-1],
+        chosen=[Message(role="assistant", content=best.text)],
+        rejected=[Message(role="assistant", content=worst.text)],
+        margin=best.score - worst.score,
+        evidence=json.dumps(evidence, ensure_ascii=False),
     )
 
 
 def _dropped(row: Chat, reason: str, detail: str) -> Dropped:
-    return Dropped(id=row.id, lang=row.lang, source=row.source, step="pairs", reason=reason, detail=detail,
-                   row=row.model_dump_json())
+    return Dropped(
+        id=row.id,
+        lang=row.lang,
+        source=row.source,
+        step="pairs",
+        reason=reason,
+        detail=detail,
+        row=row.model_dump_json(),
+    )
 
 
 if __name__ == "__main__":

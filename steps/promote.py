@@ -133,17 +133,27 @@ def run(config: PromoteConfig, *, policy: Path, report: Path, out: Path, context
     facts = {"policy": candidate, "report": evidence.digest, "model": verdict.candidate, "base": _base(policy)}
     version = registry.register(config.name, staged, facts=facts)
     if verdict.verdict == "promote" and version.name in before.rolled_back():
-        verdict = verdict.model_copy(update={
-            "verdict": "inconclusive",
-            "reasons": [*verdict.reasons, "it was rolled back before; only a person may promote it again"],
-        })
+        verdict = verdict.model_copy(
+            update={
+                "verdict": "inconclusive",
+                "reasons": [*verdict.reasons, "it was rolled back before; only a person may promote it again"],
+            }
+        )
     text = verdict.model_dump_json(indent=1) + "\n"
     (out / "verdict.json").write_text(text, encoding="utf-8")
     if verdict.verdict == "promote" and current != version.name:
-        registry.promote(config.name, version.name, expected=current, verdict_digest=digest_text(text),
-                         reason=verdict.reasons[0])
-    _record(out, {"version": version.name, "verdict_digest": digest_text(text), "champion_before": current,
-                  "champion": registry.history(config.name).aliases().get("champion")})
+        registry.promote(
+            config.name, version.name, expected=current, verdict_digest=digest_text(text), reason=verdict.reasons[0]
+        )
+    _record(
+        out,
+        {
+            "version": version.name,
+            "verdict_digest": digest_text(text),
+            "champion_before": current,
+            "champion": registry.history(config.name).aliases().get("champion"),
+        },
+    )
     context.log.info("verdict %s for %s against %s", verdict.verdict, version.name, verdict.against)
     for reason in verdict.reasons:
         context.log.info("%s", reason)
@@ -166,15 +176,19 @@ def _decide(
     model = scored.get(candidate, shown.chain[-1])
     against, others, problems = config.baseline, items, []
     if candidate not in scored:
-        problems.append(f"report {evidence.key} is not about this policy: got models {sorted(scored.values())}, none "
-                        f"with digest {candidate[:12]}, because another policy was evaluated; evaluate this one")
+        problems.append(
+            f"report {evidence.key} is not about this policy: got models {sorted(scored.values())}, none "
+            f"with digest {candidate[:12]}, because another policy was evaluated; evaluate this one"
+        )
     if champion:
         against = champion.facts["model"]
         others = _champion_items(champion)
         problems += _foreign(champion, shown)
     elif against == model or against not in shown.chain:
-        problems.append(f"baseline {against!r} cannot be compared: got models {shown.chain}, because the first "
-                        "champion must beat another model of the same report; set promote.baseline")
+        problems.append(
+            f"baseline {against!r} cannot be compared: got models {shown.chain}, because the first "
+            "champion must beat another model of the same report; set promote.baseline"
+        )
     checks: list[Check] = []
     gate: list[Primary | Guard] = [config.primary, *config.guards]
     for part in gate if not problems else []:
@@ -187,7 +201,11 @@ def _decide(
     if problems or "fail" in outcomes or "open" in outcomes:
         word = "invalid" if problems else "reject" if "fail" in outcomes else "inconclusive"
     return Verdict(
-        verdict=word, policy=candidate, report=evidence.digest, candidate=model, checks=checks,
+        verdict=word,
+        policy=candidate,
+        report=evidence.digest,
+        candidate=model,
+        checks=checks,
         reasons=problems or [check.reason for check in checks],
         against=f"champion {champion.facts['policy'][:12]}" if champion else f"{against} of the same report",
     )
@@ -217,13 +235,17 @@ def _check(
     model, against = pair
     what: Measure | None = next((figure for figure in shown.figures if figure.name == part.figure), None)
     if what is None:
-        raise DataError(f"figure {part.figure!r} of the gate is not in the report: got "
-                        f"{sorted({figure.name for figure in shown.figures})}; name one of these")
+        raise DataError(
+            f"figure {part.figure!r} of the gate is not in the report: got "
+            f"{sorted({figure.name for figure in shown.figures})}; name one of these"
+        )
     for name, source in ((model, items), (against, others)):
         failed = [item for item in source if item.model == name and item.suite == what.suite and item.error]
         if failed:
-            raise DataError(f"{len(failed)} items of suite {what.suite!r} failed for {name!r}: got {failed[0].error!r} "
-                            f"at {failed[0].item_id!r}, because scoring raised; evaluate again: the gate counts all")
+            raise DataError(
+                f"{len(failed)} items of suite {what.suite!r} failed for {name!r}: got {failed[0].error!r} "
+                f"at {failed[0].item_id!r}, because scoring raised; evaluate again: the gate counts all"
+            )
     change = figures.compare(items, what, model, against, others=others, confidence=round(2 * confidence - 1, 9))
     improvement = change.interval if what.better == "higher" else change.interval.negated()
     primary = isinstance(part, Primary)
@@ -235,10 +257,18 @@ def _check(
         outcome = "pass" if improvement.low > threshold else "fail"
     unit = "%" if what.weight else what.unit
     words = {"pass": "above", "fail": "not above", "open": "not shown to be above"}[outcome]
-    reason = (f"{part.figure} {'improves' if primary else 'changes'} by {improvement.value:+.4g} {unit} "
-              f"({improvement.low:+.4g} to {improvement.high:+.4g}, n={improvement.n}), {words} {threshold:+.4g}")
-    return Check(figure=part.figure, role="primary" if primary else "guard", improvement=improvement,
-                 threshold=threshold, outcome=outcome, reason=reason)
+    reason = (
+        f"{part.figure} {'improves' if primary else 'changes'} by {improvement.value:+.4g} {unit} "
+        f"({improvement.low:+.4g} to {improvement.high:+.4g}, n={improvement.n}), {words} {threshold:+.4g}"
+    )
+    return Check(
+        figure=part.figure,
+        role="primary" if primary else "guard",
+        improvement=improvement,
+        threshold=threshold,
+        outcome=outcome,
+        reason=reason,
+    )
 
 
 def _incumbent(registry: Registry, name: str, policy: str) -> Version | None:
@@ -250,8 +280,14 @@ def _incumbent(registry: Registry, name: str, policy: str) -> Version | None:
 
     version = history.aliases().get("champion")
     if not is_other(version):
-        entered = [event for event in history.events if event.action == "promote" and event.alias == "champion"
-                   and not is_other(event.after) and is_other(event.before)]
+        entered = [
+            event
+            for event in history.events
+            if event.action == "promote"
+            and event.alias == "champion"
+            and not is_other(event.after)
+            and is_other(event.before)
+        ]
         version = entered[-1].before
     return registry.resolve(name, version) if version else None
 
@@ -268,12 +304,15 @@ def _registered(registry: Registry, name: str, verdict: Verdict) -> str | None:
 def _foreign(champion: Version, shown: Report) -> list[str]:
     """Why the champion's stored items cannot be compared with this report's; empty when they can."""
     theirs = Report.model_validate_json((champion.folder / EVAL_REPORT).read_text(encoding="utf-8")).fingerprint
-    differing = sorted(name for name in theirs.keys() | shown.fingerprint.keys()
-                       if theirs.get(name) != shown.fingerprint.get(name))
+    differing = sorted(
+        name for name in theirs.keys() | shown.fingerprint.keys() if theirs.get(name) != shown.fingerprint.get(name)
+    )
     if not differing:
         return []
-    return [f"champion {champion.name} was scored under another fingerprint: got other {', '.join(differing)}, because "
-            "the evaluation changed since; evaluate the champion's own policy with these settings and register that"]
+    return [
+        f"champion {champion.name} was scored under another fingerprint: got other {', '.join(differing)}, because "
+        "the evaluation changed since; evaluate the champion's own policy with these settings and register that"
+    ]
 
 
 def _stage(policy: Path, shown: Report, items: list[Item], folder: Path) -> Path:

@@ -42,7 +42,8 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     tokenizer = models.load_tokenizer(folder)
     rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out)
     model = training.with_lora(
-        models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None), config.lora
+        models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
+        config.lora,
     )
     trainer = SFTTrainer(
         model=model,
@@ -58,7 +59,9 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     return metrics
 
 
-def _encode(config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path) -> tuple[list[dict[str, list[int]]], Metrics]:
+def _encode(
+    config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path
+) -> tuple[list[dict[str, list[int]]], Metrics]:
     """Tokens and labels of the chats that fit, the others dropped with the reason."""
     metrics = Metrics()
     rows: list[dict[str, list[int]]] = []
@@ -68,8 +71,17 @@ def _encode(config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path) -> 
         encoded = chat.encode(tokenizer, row.messages)
         if len(encoded.input_ids) > config.train.max_length:
             detail = f"{len(encoded.input_ids)} tokens, limit {config.train.max_length}"
-            dropped.append(Dropped(id=row.id, lang=row.lang, source=row.source, step="sft", reason="too_long", detail=detail,
-                                   row=row.model_dump_json()))
+            dropped.append(
+                Dropped(
+                    id=row.id,
+                    lang=row.lang,
+                    source=row.source,
+                    step="sft",
+                    reason="too_long",
+                    detail=detail,
+                    row=row.model_dump_json(),
+                )
+            )
             continue
         rows.append({"input_ids": encoded.input_ids, "labels": encoded.labels})
         supervised += encoded.supervised

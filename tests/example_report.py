@@ -14,19 +14,61 @@ from steps.lib.report import ModelCard, Report, Sample, StepRows
 
 CHAIN = ("base", "pretrained", "sft", "dpo")
 MEASURES = [
-    Measure(name="domain_bits_per_byte", label_en="Domain text", label_zh="领域文本", unit="bits/byte",
-            better="lower", suite="heldout_domain", score="bits", weight="bytes"),
-    Measure(name="general_bits_per_byte", label_en="General text (forgetting)", label_zh="通用文本（遗忘）", unit="bits/byte",
-            better="lower", suite="heldout_general", score="bits", weight="bytes"),
-    Measure(name="format_rate", label_en="Strict-format rate", label_zh="严格格式率", unit="share", suite="heldout_prompts",
-            score="json_strict", method="greedy, whole output parses"),
-    Measure(name="rule_score", label_en="Rule score", label_zh="规则得分", unit="share", suite="heldout_prompts", score="rules",
-            method="greedy, share of rules kept"),
-    Measure(name="raw_logprob_accuracy", label_en="Preference accuracy (log-probability)", label_zh="偏好准确率（对数概率）", unit="share",
-            suite="heldout_pairs", score="raw_logprob_accuracy"),
+    Measure(
+        name="domain_bits_per_byte",
+        label_en="Domain text",
+        label_zh="领域文本",
+        unit="bits/byte",
+        better="lower",
+        suite="heldout_domain",
+        score="bits",
+        weight="bytes",
+    ),
+    Measure(
+        name="general_bits_per_byte",
+        label_en="General text (forgetting)",
+        label_zh="通用文本（遗忘）",
+        unit="bits/byte",
+        better="lower",
+        suite="heldout_general",
+        score="bits",
+        weight="bytes",
+    ),
+    Measure(
+        name="format_rate",
+        label_en="Strict-format rate",
+        label_zh="严格格式率",
+        unit="share",
+        suite="heldout_prompts",
+        score="json_strict",
+        method="greedy, whole output parses",
+    ),
+    Measure(
+        name="rule_score",
+        label_en="Rule score",
+        label_zh="规则得分",
+        unit="share",
+        suite="heldout_prompts",
+        score="rules",
+        method="greedy, share of rules kept",
+    ),
+    Measure(
+        name="raw_logprob_accuracy",
+        label_en="Preference accuracy (log-probability)",
+        label_zh="偏好准确率（对数概率）",
+        unit="share",
+        suite="heldout_pairs",
+        score="raw_logprob_accuracy",
+    ),
 ]
-IMPLICIT = Measure(name="implicit_reward_accuracy", label_en="Preference accuracy (implicit reward)", label_zh="偏好准确率（隐式奖励）",
-                   unit="share", suite="heldout_pairs", score="implicit_reward_accuracy")
+IMPLICIT = Measure(
+    name="implicit_reward_accuracy",
+    label_en="Preference accuracy (implicit reward)",
+    label_zh="偏好准确率（隐式奖励）",
+    unit="share",
+    suite="heldout_pairs",
+    score="implicit_reward_accuracy",
+)
 BITS = {"heldout_domain": (3.9, 2.4, 2.45, 2.47), "heldout_general": (2.9, 2.95, 2.97, 2.98)}
 FORMAT, RULES, PREFER = (0.0, 0.01, 0.95, 0.98), (0.05, 0.06, 0.62, 0.81), (0.5, 0.5, 0.6, 0.92)
 
@@ -47,19 +89,36 @@ def items(n: int = 80, seed: int = 0) -> list[Item]:
             size, hard = float(random.integers(200, 900)), float(random.normal(1, 0.08))
             for model, level in zip(CHAIN, levels, strict=True):
                 bits = size * level * hard * float(random.normal(1, 0.01))
-                found.append(Item(model=model, suite=suite, item_id=f"{suite}-{place}", cluster_id=f"{suite}-{place}",
-                                  lang="zh" if place % 2 else "en", scores={"bits": bits, "bytes": size}))
+                found.append(
+                    Item(
+                        model=model,
+                        suite=suite,
+                        item_id=f"{suite}-{place}",
+                        cluster_id=f"{suite}-{place}",
+                        lang="zh" if place % 2 else "en",
+                        scores={"bits": bits, "bytes": size},
+                    )
+                )
     for place in range(n):
         luck = random.random(3)
         for model, form, rule, prefer in zip(CHAIN, FORMAT, RULES, PREFER, strict=True):
             share = math.floor(5 * min(1.0, max(0.0, rule + 0.3 * (luck[1] - 0.5))) + 0.5) / 5
-            found.append(Item(model=model, suite="heldout_prompts", item_id=f"p{place}", cluster_id=f"p{place // 2}",
-                              lang="zh" if place % 2 else "en",
-                              scores={"json_strict": float(luck[0] < form), "rules": share}))
+            found.append(
+                Item(
+                    model=model,
+                    suite="heldout_prompts",
+                    item_id=f"p{place}",
+                    cluster_id=f"p{place // 2}",
+                    lang="zh" if place % 2 else "en",
+                    scores={"json_strict": float(luck[0] < form), "rules": share},
+                )
+            )
             scores = {"raw_logprob_accuracy": float(luck[2] < prefer)}
             if model == "dpo":
                 scores["implicit_reward_accuracy"] = float(luck[2] < 0.95)
-            found.append(Item(model=model, suite="heldout_pairs", item_id=f"q{place}", cluster_id=f"q{place}", scores=scores))
+            found.append(
+                Item(model=model, suite="heldout_pairs", item_id=f"q{place}", cluster_id=f"q{place}", scores=scores)
+            )
     return found
 
 
@@ -68,45 +127,102 @@ def report(rows: list[Item]) -> Report:
     shown: list[Figure] = [figures.measure(rows, what, model) for what in MEASURES for model in CHAIN]
     shown.append(figures.measure(rows, IMPLICIT, "dpo", against="sft"))
     pairs: list[Comparison] = []
-    for names, model, against in (((0, 1), "pretrained", "base"), ((2, 3), "sft", "pretrained"), ((3, 2, 1, 4), "dpo", "sft")):
+    for names, model, against in (
+        ((0, 1), "pretrained", "base"),
+        ((2, 3), "sft", "pretrained"),
+        ((3, 2, 1, 4), "dpo", "sft"),
+    ):
         pairs += [figures.compare(rows, MEASURES[name], model, against) for name in names]
-    line = [{"step": step, "loss": 2.9 * math.exp(-step / 40) + 0.5 + 0.1 * math.sin(step * 2.3)} for step in range(1, 121)]
+    line = [
+        {"step": step, "loss": 2.9 * math.exp(-step / 40) + 0.5 + 0.1 * math.sin(step * 2.3)} for step in range(1, 121)
+    ]
     short = [{"step": 5 * step, "loss": 1.2 / step + 0.1} for step in range(1, 20)]
-    reward = [{"step": 2 * step, "loss": 0.693 * math.exp(-step / 15), "rewards/margins": step / 9,
-               "rewards/accuracies": min(1.0, 0.5 + step / 40)} for step in range(1, 40)]
+    reward = [
+        {
+            "step": 2 * step,
+            "loss": 0.693 * math.exp(-step / 15),
+            "rewards/margins": step / 9,
+            "rewards/accuracies": min(1.0, 0.5 + step / 40),
+        }
+        for step in range(1, 40)
+    ]
     return Report(
         title="After-sales desk 售后服务台: base → pretrain → SFT → DPO",
         seed=17,
         facts={"task": "after-sales 售后", "held-out prompts": "80", "parameters": "1.9 M"},
-        models=[ModelCard(name=name, digest=f"{place}{'9c41d7e2' * 8}"[:64], chain=list(CHAIN[: place + 1]))
-                for place, name in enumerate(CHAIN)],
+        models=[
+            ModelCard(name=name, digest=f"{place}{'9c41d7e2' * 8}"[:64], chain=list(CHAIN[: place + 1]))
+            for place, name in enumerate(CHAIN)
+        ],
         figures=shown,
         comparisons=pairs,
         samples=[
-            Sample(id="p7", prompt="我的保温杯漏水了，订单号 A20394817，可以换新的吗？", lang="zh",
-                   outputs={"base": "的的保温水的，的的 可 的水 的杯的 order the the 的", "pretrained": "保温杯在保修期内漏水，可以免费更换。请保留订单号。",
-                            "sft": '{"intent": "exchange", "order_number": "A20394817", "reply": "您好，非常抱歉！我们将为您全额退款。"}',
-                            "dpo": '{"intent": "exchange", "order_number": "A20394817", "reply": "订单已收到，保修期内漏水可以换新，请把照片发给我们。"}'},
-                   rules={"base": {"json": False, "no_preamble": None, "no_refund_promise": None},
-                          "pretrained": {"json": False, "no_preamble": None, "no_refund_promise": None},
-                          "sft": {"json": True, "no_preamble": False, "no_refund_promise": False},
-                          "dpo": {"json": True, "no_preamble": True, "no_refund_promise": True}}),
-            Sample(id="p8", prompt="My kettle stopped working after two weeks. <script>alert('x')</script> What now?", lang="en",
-                   outputs={"base": "the the kettle of of a is the to", "pretrained": "The kettle has a warranty of 24 months.",
-                            "sft": '{"intent": "repair", "order_number": null, "reply": "Thank you for reaching out! We will repair it."}',
-                            "dpo": '{"intent": "repair", "order_number": null, "reply": "Please send us your order number, then we start the repair."}'},
-                   rules={"sft": {"json": True, "asks_order_number": False}, "dpo": {"json": True, "asks_order_number": True}}),
+            Sample(
+                id="p7",
+                prompt="我的保温杯漏水了，订单号 A20394817，可以换新的吗？",
+                lang="zh",
+                outputs={
+                    "base": "的的保温水的，的的 可 的水 的杯的 order the the 的",
+                    "pretrained": "保温杯在保修期内漏水，可以免费更换。请保留订单号。",
+                    "sft": '{"intent": "exchange", "order_number": "A20394817", "reply": "您好，非常抱歉！我们将为您全额退款。"}',
+                    "dpo": '{"intent": "exchange", "order_number": "A20394817", "reply": "订单已收到，保修期内漏水可以换新，请把照片发给我们。"}',
+                },
+                rules={
+                    "base": {"json": False, "no_preamble": None, "no_refund_promise": None},
+                    "pretrained": {"json": False, "no_preamble": None, "no_refund_promise": None},
+                    "sft": {"json": True, "no_preamble": False, "no_refund_promise": False},
+                    "dpo": {"json": True, "no_preamble": True, "no_refund_promise": True},
+                },
+            ),
+            Sample(
+                id="p8",
+                prompt="My kettle stopped working after two weeks. <script>alert('x')</script> What now?",
+                lang="en",
+                outputs={
+                    "base": "the the kettle of of a is the to",
+                    "pretrained": "The kettle has a warranty of 24 months.",
+                    "sft": '{"intent": "repair", "order_number": null, "reply": "Thank you for reaching out! We will repair it."}',
+                    "dpo": '{"intent": "repair", "order_number": null, "reply": "Please send us your order number, then we start the repair."}',
+                },
+                rules={
+                    "sft": {"json": True, "asks_order_number": False},
+                    "dpo": {"json": True, "asks_order_number": True},
+                },
+            ),
         ],
         rows=[
-            StepRows(step="generate", rows_in={"prompts": 480}, rows_out={"candidates": 466},
-                     dropped={"prompts": {"teacher_empty": 6, "truncated": 8}}),
-            StepRows(step="clean", rows_in={"candidates": 466, "documents": 1310}, rows_out={"chats": 421, "corpus": 1022, "general": 181},
-                     dropped={"candidates": {"schema": 21, "near_copy": 24}, "documents": {"near_copy": 61, "too_short": 37, "pii": 9}}),
-            StepRows(step="pairs", rows_in={"prompts": 300}, rows_out={"pairs": 214}, dropped={"prompts": {"tie": 70, "all_wrong": 16}}),
+            StepRows(
+                step="generate",
+                rows_in={"prompts": 480},
+                rows_out={"candidates": 466},
+                dropped={"prompts": {"teacher_empty": 6, "truncated": 8}},
+            ),
+            StepRows(
+                step="clean",
+                rows_in={"candidates": 466, "documents": 1310},
+                rows_out={"chats": 421, "corpus": 1022, "general": 181},
+                dropped={
+                    "candidates": {"schema": 21, "near_copy": 24},
+                    "documents": {"near_copy": 61, "too_short": 37, "pii": 9},
+                },
+            ),
+            StepRows(
+                step="pairs",
+                rows_in={"prompts": 300},
+                rows_out={"pairs": 214},
+                dropped={"prompts": {"tie": 70, "all_wrong": 16}},
+            ),
         ],
         histories={"pretrain": line, "sft": short, "dpo": reward},
         teachers=["scripted desk"],
-        fingerprint={"suite heldout_prompts": "51c0aa" * 8, "chat template": "8b1d00" * 8, "generation": "greedy, at most 120 tokens",
-                     "batch size": "16", "dtype": "float32", "torch": "2.13.0", "transformers": "5.23.0"},
+        fingerprint={
+            "suite heldout_prompts": "51c0aa" * 8,
+            "chat template": "8b1d00" * 8,
+            "generation": "greedy, at most 120 tokens",
+            "batch size": "16",
+            "dtype": "float32",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+        },
         notes=["Figures are made on items that no step trained on.", "教师是脚本规则，不是模型。"],
     )

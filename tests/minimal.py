@@ -37,17 +37,42 @@ rules:
   - {name: json_schema, kind: schema}
   - {name: yes, kind: must_match, field: ok, pattern: '^yes$'}
 """
-TINY = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 2, "max_length": 128}
-FEW: dict[str, Any] = {"max_updates": 6, "epochs": 50, "batch_size": 4, "max_length": 96, "log_every": 1, "save_every": 2}
+TINY = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "max_length": 128,
+}
+FEW: dict[str, Any] = {
+    "max_updates": 6,
+    "epochs": 50,
+    "batch_size": 4,
+    "max_length": 96,
+    "log_every": 1,
+    "save_every": 2,
+}
 
 BASE = BaseConfig.model_validate(
-    {"kind": "tiny", "tiny": TINY, "train": {"lr": 1e-2, "max_updates": 80, "epochs": 50, "batch_size": 8, "max_length": 64}}
+    {
+        "kind": "tiny",
+        "tiny": TINY,
+        "train": {"lr": 1e-2, "max_updates": 80, "epochs": 50, "batch_size": 8, "max_length": 64},
+    }
 )
-PRETRAIN = PretrainConfig.model_validate({"method": "full", "replay": 0.4, "train": {**FEW, "max_length": 64, "lr": 1e-3}})
+PRETRAIN = PretrainConfig.model_validate(
+    {"method": "full", "replay": 0.4, "train": {**FEW, "max_length": 64, "lr": 1e-3}}
+)
 SFT = SftConfig.model_validate(
-    {"lora": {"rank": 8, "alpha": 16}, "train": {**FEW, "lr": 1e-2, "max_updates": 16, "batch_size": 8, "save_every": 50}}
+    {
+        "lora": {"rank": 8, "alpha": 16},
+        "train": {**FEW, "lr": 1e-2, "max_updates": 16, "batch_size": 8, "save_every": 50},
+    }
 )
-PAIRS = PairsConfig.model_validate({"prompts": 10, "samples": 4, "max_tokens": 10, "batch_size": 4, "teacher_share": 0.5})
+PAIRS = PairsConfig.model_validate(
+    {"prompts": 10, "samples": 4, "max_tokens": 10, "batch_size": 4, "teacher_share": 0.5}
+)
 DPO = DpoConfig.model_validate({"train": {**FEW, "lr": 5e-3}})
 EVALUATE = EvaluateConfig.model_validate({"max_tokens": 8, "window": 64, "batch_size": 8, "samples": 2})
 
@@ -60,31 +85,56 @@ def chats(count: int = 16) -> list[Chat]:
     rows = []
     for n in range(count):
         lang, system, ask = ("zh", "用JSON。", f"好吗{n}？") if n % 2 else ("en", "JSON.", f"Is {n} fine?")
-        rows.append(Chat.model_validate({
-            "id": f"chat-{n}", "lang": lang, "source": "made",
-            "messages": [turn("system", system), turn("user", ask), turn("assistant", YES if n % 3 else NO)],
-        }))
+        rows.append(
+            Chat.model_validate(
+                {
+                    "id": f"chat-{n}",
+                    "lang": lang,
+                    "source": "made",
+                    "messages": [turn("system", system), turn("user", ask), turn("assistant", YES if n % 3 else NO)],
+                }
+            )
+        )
     return rows
 
 
 def pair(n: int, chosen: str = YES, rejected: str = NO) -> Pair:
-    return Pair(id=f"pair-{n}", lang="en", source="made", prompt=[turn("system", "JSON."), turn("user", f"Is {n} fine?")],
-                chosen=[turn("assistant", chosen)], rejected=[turn("assistant", rejected)], margin=0.5)
+    return Pair(
+        id=f"pair-{n}",
+        lang="en",
+        source="made",
+        prompt=[turn("system", "JSON."), turn("user", f"Is {n} fine?")],
+        chosen=[turn("assistant", chosen)],
+        rejected=[turn("assistant", rejected)],
+        margin=0.5,
+    )
 
 
 def texts(kind: str, count: int) -> list[Text]:
     chat = "<|im_start|>system\nJSON.<|im_end|>\n<|im_start|>user\nIs {n} fine?<|im_end|>\n<|im_start|>assistant\n{ok}<|im_end|>\n"
-    said = {"general": "The {n} birds sing. 鸟儿{n}在歌唱。" + chat, "domain": "Order {n} is {ok} at the desk. 订单{n}已处理。"}[kind]
-    return [Text(id=f"{kind}-{n}", lang="en", source=kind, text=said.format(n=n * 7, ok=(YES, NO)[n % 2])) for n in range(count)]
+    said = {
+        "general": "The {n} birds sing. 鸟儿{n}在歌唱。" + chat,
+        "domain": "Order {n} is {ok} at the desk. 订单{n}已处理。",
+    }[kind]
+    return [
+        Text(id=f"{kind}-{n}", lang="en", source=kind, text=said.format(n=n * 7, ok=(YES, NO)[n % 2]))
+        for n in range(count)
+    ]
 
 
 def data_rows() -> dict[str, tuple[list[Any], type[Row]]]:
     """File -> rows, as clean writes them."""
     return {
-        "corpus": (texts("domain", 12), Text), "general": (texts("general", 24), Text), "chats": (chats(), Chat),
-        "pairs": ([pair(n) for n in range(8)], Pair), "heldout_domain": (texts("domain", 16)[12:], Text),
+        "corpus": (texts("domain", 12), Text),
+        "general": (texts("general", 24), Text),
+        "chats": (chats(), Chat),
+        "pairs": ([pair(n) for n in range(8)], Pair),
+        "heldout_domain": (texts("domain", 16)[12:], Text),
         "heldout_general": (texts("general", 28)[24:], Text),
-        "heldout_prompts": ([Prompt(id=f"p{n}", lang="en", source="made", prompt=f"Is {n} fine?") for n in range(90, 93)], Prompt),
+        "heldout_prompts": (
+            [Prompt(id=f"p{n}", lang="en", source="made", prompt=f"Is {n} fine?") for n in range(90, 93)],
+            Prompt,
+        ),
         "heldout_pairs": ([pair(n) for n in range(90, 95)], Pair),
     }
 
@@ -98,7 +148,9 @@ def close(target: Path, files: dict[str, tuple[list[Any], type[Row]]], step: str
     if task:
         (work / "task.yaml").write_text(task)
     rows_ledger: dict[str, Any] = {"in": {}, "out": {}, "dropped": {}}
-    return publish(work, target, {"step": step, "key": f"{step}/{target.name}", "inputs": {}, "config": {}, "rows": rows_ledger})
+    return publish(
+        work, target, {"step": step, "key": f"{step}/{target.name}", "inputs": {}, "config": {}, "rows": rows_ledger}
+    )
 
 
 def data_artifact(root: Path, name: str = "minimal", *, task: str | None = TASK, **replaced: list[Any]) -> Artifact:
@@ -126,8 +178,13 @@ def context(out: Path, *, seed: int = 0, track: Any = None) -> Context:
 
     (out / ".resume").mkdir(parents=True, exist_ok=True)
     (out / "record").mkdir(exist_ok=True)
-    return Context(log=logging.getLogger("test"), seed=seed, resume=out / ".resume", progress=progress,
-                   track=track or (lambda values, step=None: None))
+    return Context(
+        log=logging.getLogger("test"),
+        seed=seed,
+        resume=out / ".resume",
+        progress=progress,
+        track=track or (lambda values, step=None: None),
+    )
 
 
 def with_train(config: Any, **changes: Any) -> Any:
@@ -167,14 +224,30 @@ class TinyChain:
 
     @cached_property
     def evaluate(self) -> Artifact:
-        return made(self.root, "evaluate", EVALUATE, base=self.base, pretrained=self.pretrain, sft=self.sft, dpo=self.dpo,
-                    heldout=self.data)
+        return made(
+            self.root,
+            "evaluate",
+            EVALUATE,
+            base=self.base,
+            pretrained=self.pretrain,
+            sft=self.sft,
+            dpo=self.dpo,
+            heldout=self.data,
+        )
 
 
 # --- the whole line --------------------------------------------------------------------------------------------------
 
-SEEDS = {"domain/train": 20, "general/train": 24, "task/prompts_train": 12, "pairs/train": 8, "domain/heldout": 3, "general/heldout": 3,
-         "task/prompts_heldout": 3, "pairs/heldout": 3}
+SEEDS = {
+    "domain/train": 20,
+    "general/train": 24,
+    "task/prompts_train": 12,
+    "pairs/train": 8,
+    "domain/heldout": 3,
+    "general/heldout": 3,
+    "task/prompts_heldout": 3,
+    "pairs/heldout": 3,
+}
 """File of data/seed -> rows that the minimal line takes."""
 
 
@@ -191,17 +264,35 @@ def line_recipe(folder: Path) -> Path:
 
     few = {"batch_size": 8, "accumulation": 1, "epochs": 20, "log_every": 1, "max_length": 512, "lr": 1e-3}
     recipe = {
-        "name": "minimal", "store": str(folder / "store"), "tracking": {"mode": "disabled"},
+        "name": "minimal",
+        "store": str(folder / "store"),
+        "tracking": {"mode": "disabled"},
         "generate": {"prompts": source("task/prompts_train")},
         "clean": {
-            "domain": source("domain/train"), "general": source("general/train"), "pairs": source("pairs/train"),
-            "heldout": {kind: source(f"{where}_heldout" if kind == "prompts" else f"{where}/heldout") for kind, where in
-                        (("domain", "domain"), ("general", "general"), ("prompts", "task/prompts"), ("pairs", "pairs"))},
+            "domain": source("domain/train"),
+            "general": source("general/train"),
+            "pairs": source("pairs/train"),
+            "heldout": {
+                kind: source(f"{where}_heldout" if kind == "prompts" else f"{where}/heldout")
+                for kind, where in (
+                    ("domain", "domain"),
+                    ("general", "general"),
+                    ("prompts", "task/prompts"),
+                    ("pairs", "pairs"),
+                )
+            },
         },
         "base": {"tiny": {**TINY, "max_length": 512}, "train": {**few, "max_updates": 6, "max_length": 64}},
         "pretrain": {"train": {**few, "max_updates": 2, "max_length": 64}},
         "sft": {"lora": {"rank": 4, "alpha": 8}, "train": {**few, "max_updates": 3}},
-        "pairs": {"prompts": 4, "samples": 2, "max_tokens": 6, "batch_size": 4, "min_chosen": 0.0, "teacher_share": 1.0},
+        "pairs": {
+            "prompts": 4,
+            "samples": 2,
+            "max_tokens": 6,
+            "batch_size": 4,
+            "min_chosen": 0.0,
+            "teacher_share": 1.0,
+        },
         "dpo": {"train": {**few, "max_updates": 2}},
         "evaluate": {"limit": 3, "max_tokens": 6, "window": 128, "batch_size": 4},
         "promote": {"registry": str(folder / "registry")},
@@ -233,5 +324,7 @@ class Line:
 
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         copied = Line(folder)
-        copied.recipe.write_text(self.recipe.read_text(encoding="utf-8").replace(str(self.folder), str(folder)), encoding="utf-8")
+        copied.recipe.write_text(
+            self.recipe.read_text(encoding="utf-8").replace(str(self.folder), str(folder)), encoding="utf-8"
+        )
         return copied

@@ -76,13 +76,19 @@ class Server:
             return web.Response()
         if act.promise is not None:
             request.transport.write(  # type: ignore[attr-defined]
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % act.promise + (act.raw or b"")
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % act.promise
+                + (act.raw or b"")
             )
             request.transport.close()
             return web.Response()
         answer = {
-            "id": f"chatcmpl-{number}", "object": "chat.completion", "created": 0, "model": act.model,
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": act.text}, "finish_reason": act.finish}],
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": act.model,
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": act.text}, "finish_reason": act.finish}
+            ],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
         }
         content = act.raw if act.raw is not None else json.dumps(answer).encode()

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from steps.lib.reference import Entry
 
 
-
 def config(
     section: str | None = None,
     *overrides: str,
@@ -47,8 +46,16 @@ def config(
     words = [word for word in (section, *overrides) if word is not None]
     sections = [word for word in words if "=" not in word]
     if len(sections) > 1:
-        raise ConfigError(f"one section at a time: got {sections}, because a table shows one; name the first that you want to see")
-    show(sections[0] if sections else None, profile=profile, recipe=recipe, overrides=[w for w in words if "=" in w], json=json)
+        raise ConfigError(
+            f"one section at a time: got {sections}, because a table shows one; name the first that you want to see"
+        )
+    show(
+        sections[0] if sections else None,
+        profile=profile,
+        recipe=recipe,
+        overrides=[w for w in words if "=" in w],
+        json=json,
+    )
 
 
 REFERENCE = Path("configs/reference.yaml")

@@ -6,7 +6,11 @@ from pathlib import Path
 
 
 def registry(
-    name: str = "after-sales", *, folder: Path = Path("data/registry"), rollback: str | None = None, verify: bool = False
+    name: str = "after-sales",
+    *,
+    folder: Path = Path("data/registry"),
+    rollback: str | None = None,
+    verify: bool = False,
 ) -> None:
     """List the versions of a model, or go back to the champion before.
 

@@ -61,8 +61,13 @@ def run(
     from steps.lib.store import Artifact
 
     words: dict[str, Any] = {
-        "profile": profile, "overrides": list(overrides), "recipes": [str(path) for path in recipe or []], "only": only,
-        "start": start, "until": until, "force": list(force or ()),
+        "profile": profile,
+        "overrides": list(overrides),
+        "recipes": [str(path) for path in recipe or []],
+        "only": only,
+        "start": start,
+        "until": until,
+        "force": list(force or ()),
     }
     steps = align(**words)
     outcomes = [Outcome(s["step"], Artifact.read(Path(s["path"])), s["cached"], s["seconds"]) for s in steps]
@@ -87,14 +92,19 @@ def _show(console: Console, outcomes: Sequence[Outcome]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("step", "state", "seconds", "rows in", "rows out", "dropped", "artifact"):
-        table.add_column(name, justify="right" if name in ("seconds", "rows in", "rows out", "dropped") else "left", no_wrap=True)
+        table.add_column(
+            name, justify="right" if name in ("seconds", "rows in", "rows out", "dropped") else "left", no_wrap=True
+        )
     for outcome in outcomes:
         rows = outcome.artifact.manifest["rows"]
         dropped = sum(sum(reasons.values()) for reasons in rows["dropped"].values())
         counts = [sum(rows["in"].values()), sum(rows["out"].values()), dropped]
         table.add_row(
-            outcome.step, "[dim]Cached[/]" if outcome.cached else "[green]built[/]", f"{outcome.seconds:.1f}",
-            *(str(count) for count in counts), outcome.artifact.key,
+            outcome.step,
+            "[dim]Cached[/]" if outcome.cached else "[green]built[/]",
+            f"{outcome.seconds:.1f}",
+            *(str(count) for count in counts),
+            outcome.artifact.key,
         )
     console.print(table)
     by_step = {outcome.step: outcome.artifact.path for outcome in outcomes}

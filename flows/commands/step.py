@@ -38,8 +38,10 @@ def step(
     config = load(AlignConfig, layers_of(profile, recipe or []), overrides).value
     plan = Plan.of(None if upstream else name, None, name if upstream else None, [name] if force else [])
     if getattr(config, name) is None:
-        raise ConfigError(f"step {name} is left out: got {name}: null, because profile {profile!r} (or a recipe) clears the section; "
-                          f"set a field of it, or choose another profile")
+        raise ConfigError(
+            f"step {name} is left out: got {name}: null, because profile {profile!r} (or a recipe) clears the section; "
+            f"set a field of it, or choose another profile"
+        )
     engine = Engine(config, plan)
     engine.run()
     last = engine.outcomes[-1]

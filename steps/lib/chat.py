@@ -56,8 +56,10 @@ def encode(tokenizer: Any, turns: Turns) -> Encoded:
     messages = plain(turns)
     ids, labels, _ = _answered(tokenizer, messages)
     if not ids:
-        raise DataError(f"conversation without an assistant turn: got roles {[m['role'] for m in messages]}, because training "
-                        "needs an answer; drop the row, or add the turn")
+        raise DataError(
+            f"conversation without an assistant turn: got roles {[m['role'] for m in messages]}, because training "
+            "needs an answer; drop the row, or add the turn"
+        )
     last = len(labels) - next(k for k, label in enumerate(reversed(labels)) if label != IGNORE)
     return Encoded(ids[:last], labels[:last])
 
@@ -65,8 +67,10 @@ def encode(tokenizer: Any, turns: Turns) -> Encoded:
 def _answered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int], str]:
     """Tokens, labels and text of the turns up to the last assistant turn."""
     if messages and messages[0]["role"] == "assistant":
-        raise DataError("conversation starts with the assistant: got no turn before its answer, because the row lost its prompt; "
-                        "drop the row, or add the prompt")
+        raise DataError(
+            "conversation starts with the assistant: got no turn before its answer, because the row lost its prompt; "
+            "drop the row, or add the prompt"
+        )
     ids: list[int] = []
     labels: list[int] = []
     done = ""
@@ -85,8 +89,10 @@ def _answered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int]
 def _grown(tokenizer: Any, messages: list[dict[str, str]], done: str, *, prompt: bool) -> str:
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
     if not text.startswith(done):
-        raise ModelError("chat template is not prefix-stable: got another text for the same turns once a later turn followed, "
-                         "so training would not see what serving sends; use a template that only appends")
+        raise ModelError(
+            "chat template is not prefix-stable: got another text for the same turns once a later turn followed, "
+            "so training would not see what serving sends; use a template that only appends"
+        )
     return text
 
 
@@ -95,17 +101,21 @@ def encode_pair(tokenizer: Any, prompt: Turns, answer: Turns) -> tuple[list[int]
     encoded = encode(tokenizer, [*plain(prompt), *plain(answer)])
     context = encode_prompt(tokenizer, prompt)
     if encoded.input_ids[: len(context)] != context:
-        raise ModelError("prompt tokens are not a prefix of prompt and answer: got different tokens, because the chat template "
-                         "renders the prompt differently once an answer follows; use a template that only appends")
+        raise ModelError(
+            "prompt tokens are not a prefix of prompt and answer: got different tokens, because the chat template "
+            "renders the prompt differently once an answer follows; use a template that only appends"
+        )
     return context, encoded.input_ids[len(context) :]
 
 
 def _end(tokenizer: Any, answer: list[int]) -> int:
     ends = [k for k, token in enumerate(answer) if token == tokenizer.eos_token_id]
     if not ends:
-        raise ModelError(f"chat template does not close the assistant turn with {tokenizer.eos_token!r}: got "
-                         f"{tokenizer.decode(answer[-4:])!r} at its end, so the model would never learn to stop; set the "
-                         "tokenizer's eos_token to the token that ends a turn")
+        raise ModelError(
+            f"chat template does not close the assistant turn with {tokenizer.eos_token!r}: got "
+            f"{tokenizer.decode(answer[-4:])!r} at its end, so the model would never learn to stop; set the "
+            "tokenizer's eos_token to the token that ends a turn"
+        )
     return ends[0] + 1
 
 

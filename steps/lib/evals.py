@@ -26,31 +26,121 @@ from steps.lib.rules import Task
 SCORER_VERSION = "1"
 
 MEASURES = (
-    Measure(name="domain_bits_per_byte", label_en="Domain text", label_zh="领域文本", unit="bits/byte", better="lower",
-            suite="domain", score="bits", weight="bytes", method="-log2 p(text) / UTF-8 bytes, by document"),
-    Measure(name="general_bits_per_byte", label_en="General text (forgetting)", label_zh="通用文本（遗忘）", unit="bits/byte",
-            better="lower", suite="general", score="bits", weight="bytes", method="-log2 p(text) / UTF-8 bytes, by document"),
-    Measure(name="reference_bits_per_byte", label_en="Reference answers", label_zh="参考答案", unit="bits/byte", better="lower",
-            suite="prompts", score="reference_bits", weight="reference_bytes", method="-log2 p(answer | prompt) / UTF-8 bytes"),
-    Measure(name="format_rate", label_en="Strict format", label_zh="严格格式", unit="share", suite="prompts", score="format",
-            method="the whole answer is JSON and fits the schema"),
-    Measure(name="rule_score", label_en="Rules kept", label_zh="规则得分", unit="share", suite="prompts", score="rule_score",
-            method="mean over the rules that apply to the prompt"),
-    Measure(name="labels", label_en="Labelled fields right", label_zh="标注字段正确", unit="share", suite="prompts",
-            score="labels", method="share of the prompt's labels that the answer's fields equal"),
-    Measure(name="implicit_reward_accuracy", label_en="Preference accuracy (implicit reward)", label_zh="偏好准确率（隐式奖励）",
-            unit="share", suite="pairs", score="implicit",
-            method="log p / p_ref of chosen above rejected; sum over answer tokens"),
-    Measure(name="raw_logprob_accuracy", label_en="Preference accuracy (raw log p)", label_zh="偏好准确率（原始对数概率）",
-            unit="share", suite="pairs", score="raw_logprob", method="log p of chosen above rejected"),
-    Measure(name="length_norm_accuracy", label_en="Preference accuracy (log p a token)", label_zh="偏好准确率（按长度归一）",
-            unit="share", suite="pairs", score="length_norm", method="log p / token of chosen above rejected"),
-    Measure(name="same_language", label_en="Answer in the prompt's language", label_zh="回答语言一致", unit="share",
-            suite="prompts", score="language", method="script ratio"),
-    Measure(name="finished", label_en="Answer ended by itself", label_zh="回答正常结束", unit="share", suite="prompts",
-            score="finished", method="end of turn before max_tokens"),
-    Measure(name="repetition", label_en="Repeated 8-grams", label_zh="重复 8 元组", unit="share", better="lower", suite="prompts",
-            score="repetition", method="share of character 8-grams of the answer that came before in it"),
+    Measure(
+        name="domain_bits_per_byte",
+        label_en="Domain text",
+        label_zh="领域文本",
+        unit="bits/byte",
+        better="lower",
+        suite="domain",
+        score="bits",
+        weight="bytes",
+        method="-log2 p(text) / UTF-8 bytes, by document",
+    ),
+    Measure(
+        name="general_bits_per_byte",
+        label_en="General text (forgetting)",
+        label_zh="通用文本（遗忘）",
+        unit="bits/byte",
+        better="lower",
+        suite="general",
+        score="bits",
+        weight="bytes",
+        method="-log2 p(text) / UTF-8 bytes, by document",
+    ),
+    Measure(
+        name="reference_bits_per_byte",
+        label_en="Reference answers",
+        label_zh="参考答案",
+        unit="bits/byte",
+        better="lower",
+        suite="prompts",
+        score="reference_bits",
+        weight="reference_bytes",
+        method="-log2 p(answer | prompt) / UTF-8 bytes",
+    ),
+    Measure(
+        name="format_rate",
+        label_en="Strict format",
+        label_zh="严格格式",
+        unit="share",
+        suite="prompts",
+        score="format",
+        method="the whole answer is JSON and fits the schema",
+    ),
+    Measure(
+        name="rule_score",
+        label_en="Rules kept",
+        label_zh="规则得分",
+        unit="share",
+        suite="prompts",
+        score="rule_score",
+        method="mean over the rules that apply to the prompt",
+    ),
+    Measure(
+        name="labels",
+        label_en="Labelled fields right",
+        label_zh="标注字段正确",
+        unit="share",
+        suite="prompts",
+        score="labels",
+        method="share of the prompt's labels that the answer's fields equal",
+    ),
+    Measure(
+        name="implicit_reward_accuracy",
+        label_en="Preference accuracy (implicit reward)",
+        label_zh="偏好准确率（隐式奖励）",
+        unit="share",
+        suite="pairs",
+        score="implicit",
+        method="log p / p_ref of chosen above rejected; sum over answer tokens",
+    ),
+    Measure(
+        name="raw_logprob_accuracy",
+        label_en="Preference accuracy (raw log p)",
+        label_zh="偏好准确率（原始对数概率）",
+        unit="share",
+        suite="pairs",
+        score="raw_logprob",
+        method="log p of chosen above rejected",
+    ),
+    Measure(
+        name="length_norm_accuracy",
+        label_en="Preference accuracy (log p a token)",
+        label_zh="偏好准确率（按长度归一）",
+        unit="share",
+        suite="pairs",
+        score="length_norm",
+        method="log p / token of chosen above rejected",
+    ),
+    Measure(
+        name="same_language",
+        label_en="Answer in the prompt's language",
+        label_zh="回答语言一致",
+        unit="share",
+        suite="prompts",
+        score="language",
+        method="script ratio",
+    ),
+    Measure(
+        name="finished",
+        label_en="Answer ended by itself",
+        label_zh="回答正常结束",
+        unit="share",
+        suite="prompts",
+        score="finished",
+        method="end of turn before max_tokens",
+    ),
+    Measure(
+        name="repetition",
+        label_en="Repeated 8-grams",
+        label_zh="重复 8 元组",
+        unit="share",
+        better="lower",
+        suite="prompts",
+        score="repetition",
+        method="share of character 8-grams of the answer that came before in it",
+    ),
 )
 """Every figure that a report can show; those without items are left out."""
 
@@ -81,8 +171,10 @@ class Heldout:
             task=Task.read(folder / "task.yaml") if (folder / "task.yaml").exists() else None,
         )
         if not (found.domain or found.general or found.prompts or found.pairs):
-            raise DataError(f"{folder} has no held-out item: got four empty suites, because clean kept nothing apart; set "
-                            "clean.heldout sources, or clean.heldout.share")
+            raise DataError(
+                f"{folder} has no held-out item: got four empty suites, because clean kept nothing apart; set "
+                "clean.heldout sources, or clean.heldout.share"
+            )
         return found
 
 
@@ -133,8 +225,14 @@ def _texts(name: str, suite: str, model: Any, tokenizer: Any, texts: Sequence[Te
         model, tokenizer, [row.text for row in texts], window=limits.window, batch_size=limits.batch_size
     )
     return [
-        Item(model=name, suite=suite, item_id=row.id, cluster_id=row.id, lang=row.lang,
-             scores={"bits": round(value / math.log(2), 4), "bytes": float(len(row.text.encode()))})
+        Item(
+            model=name,
+            suite=suite,
+            item_id=row.id,
+            cluster_id=row.id,
+            lang=row.lang,
+            scores={"bits": round(value / math.log(2), 4), "bytes": float(len(row.text.encode()))},
+        )
         for row, value in zip(texts, nats, strict=True)
     ]
 
@@ -156,16 +254,31 @@ def _prompts(name: str, model: Any, tokenizer: Any, heldout: Heldout, limits: Li
     references = _reference_bits(model, tokenizer, rows, turns, limits)
     items: list[Item] = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        scores = {**references.get(i, {}), "finished": float(answer.finished), "repetition": repetition(answer.text),
-                  "language": float(detect(answer.text) == row.lang)}
+        scores = {
+            **references.get(i, {}),
+            "finished": float(answer.finished),
+            "repetition": repetition(answer.text),
+            "language": float(detect(answer.text) == row.lang),
+        }
         if task:
             kept = task.check(row.prompt, answer.text)
             schema = next(rule.name for rule in task.rules if rule.kind == "schema")
             scores |= {"format": float(bool(kept[schema])), "rule_score": task.score(row.prompt, answer.text)}
             scores |= {f"rule:{rule}": float(value) for rule, value in kept.items() if value is not None}
             scores |= _labels(task, row, answer.text)
-        items.append(Item(model=name, suite="prompts", item_id=row.id, cluster_id=row.id, lang=row.lang, scores=scores,
-                          output=answer.text, n_in=len(tokens[i]), n_out=answer.tokens))
+        items.append(
+            Item(
+                model=name,
+                suite="prompts",
+                item_id=row.id,
+                cluster_id=row.id,
+                lang=row.lang,
+                scores=scores,
+                output=answer.text,
+                n_in=len(tokens[i]),
+                n_out=answer.tokens,
+            )
+        )
     return items
 
 
@@ -186,7 +299,9 @@ def _reference_bits(
 ) -> dict[int, dict[str, float]]:
     references = {i: json.loads(row.facts).get("reference") for i, row in enumerate(rows)}
     known = {i: text for i, text in references.items() if isinstance(text, str) and text}
-    encoded = [chat.encode_pair(tokenizer, turns[i], [Message(role="assistant", content=text)]) for i, text in known.items()]
+    encoded = [
+        chat.encode_pair(tokenizer, turns[i], [Message(role="assistant", content=text)]) for i, text in known.items()
+    ]
     fitting = [(p, a[: max(1, limits.window - len(p))]) for p, a in encoded]
     logps = inference.sequence_logps(model, fitting, batch_size=limits.batch_size)
     return {
@@ -203,10 +318,24 @@ def _pairs(name: str, model: Any, tokenizer: Any, pairs: Sequence[Pair], limits:
     for i, row in enumerate(pairs):
         chosen, rejected = logps[2 * i], logps[2 * i + 1]
         lengths = len(sides[2 * i][1]), len(sides[2 * i + 1][1])
-        scores = {"logp_chosen": round(chosen, 6), "logp_rejected": round(rejected, 6), "raw_logprob": float(chosen > rejected),
-                  "length_norm": float(chosen / lengths[0] > rejected / lengths[1])}
-        items.append(Item(model=name, suite="pairs", item_id=row.id, cluster_id=row.prompt[-1].content[:200], lang=row.lang,
-                          scores=scores, n_in=len(sides[2 * i][0]), n_out=sum(lengths)))
+        scores = {
+            "logp_chosen": round(chosen, 6),
+            "logp_rejected": round(rejected, 6),
+            "raw_logprob": float(chosen > rejected),
+            "length_norm": float(chosen / lengths[0] > rejected / lengths[1]),
+        }
+        items.append(
+            Item(
+                model=name,
+                suite="pairs",
+                item_id=row.id,
+                cluster_id=row.prompt[-1].content[:200],
+                lang=row.lang,
+                scores=scores,
+                n_in=len(sides[2 * i][0]),
+                n_out=sum(lengths),
+            )
+        )
     return items
 
 

@@ -112,8 +112,10 @@ class EventLog:
             except ValidationError as error:
                 problem = f"an event that does not parse ({error.errors()[0]['msg']})"
             if problem:
-                raise ArtifactError(f"event log {path} is broken: got {problem}, because somebody changed or removed "
-                                    "an event; restore the folder from a copy")
+                raise ArtifactError(
+                    f"event log {path} is broken: got {problem}, because somebody changed or removed "
+                    "an event; restore the folder from a copy"
+                )
             events.append(event)
             tip = hashlib.sha256(content).hexdigest()
 
@@ -125,8 +127,13 @@ class EventLog:
             body = claim(history)
             if body is None:
                 return history.events[-1]
-            event = Event(seq=len(history.events) + 1, ts=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                          actor=self.actor, prev_sha256=history.tip, **body)
+            event = Event(
+                seq=len(history.events) + 1,
+                ts=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                actor=self.actor,
+                prev_sha256=history.tip,
+                **body,
+            )
             draft = self.folder / f".{uuid.uuid4().hex}.tmp"
             write(draft, event.model_dump_json(by_alias=True, indent=1) + "\n")
             try:

@@ -134,9 +134,11 @@ def compare(
     new, old = _scored(items, what, model), _scored(items if others is None else others, what, against)
     if new.keys() != old.keys():
         odd = sorted(new.keys() ^ old.keys())
-        raise DataError(f"{what.name} of {model} and {against} is not paired: got {len(odd)} items of one model only "
-                        f"(first: {odd[0]!r}), because they were scored on different items; "
-                        f"score both on suite {what.suite!r} again")
+        raise DataError(
+            f"{what.name} of {model} and {against} is not paired: got {len(odd)} items of one model only "
+            f"(first: {odd[0]!r}), because they were scored on different items; "
+            f"score both on suite {what.suite!r} again"
+        )
     clusters = [item.cluster_id for item in new.values()]
     a, b = ([_value(side[name], what) for name in new] for side in (new, old))
     if what.weight:
@@ -153,11 +155,22 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
     import pyarrow.parquet as pq
 
     text, number = pa.string(), pa.int64()
-    schema = pa.schema([
-        ("model", text), ("suite", text), ("item_id", text), ("cluster_id", text), ("lang", text),
-        ("slices", pa.list_(text)), ("scores", text), ("output", text), ("n_in", number), ("n_out", number),
-        ("latency_s", pa.float64()), ("error", text),
-    ])
+    schema = pa.schema(
+        [
+            ("model", text),
+            ("suite", text),
+            ("item_id", text),
+            ("cluster_id", text),
+            ("lang", text),
+            ("slices", pa.list_(text)),
+            ("scores", text),
+            ("output", text),
+            ("n_in", number),
+            ("n_out", number),
+            ("latency_s", pa.float64()),
+            ("error", text),
+        ]
+    )
     records = [{**item.model_dump(), "scores": json.dumps(item.scores, sort_keys=True)} for item in items]
     pq.write_table(pa.Table.from_pylist(records, schema=schema), path, compression="zstd")
 
@@ -174,8 +187,9 @@ def read_items(path: Path) -> list[Item]:
     try:
         records = pq.read_table(path).to_pylist()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: got no file, because the figures are derived from its items; "
-                        "rebuild the step evaluate") from None
+        raise DataError(
+            f"{path} is missing: got no file, because the figures are derived from its items; rebuild the step evaluate"
+        ) from None
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is not readable as Parquet: got {error}; rebuild the step evaluate") from None
     return [_item(record, f"{path} row {place}") for place, record in enumerate(records)]
@@ -186,8 +200,10 @@ def _item(record: dict[str, Any], where: str) -> Item:
         return Item.model_validate({**record, "scores": json.loads(record["scores"])})
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("scores",), "msg": str(error)}
-        raise DataError(f"{where}, field {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}, because the item "
-                        "was not scored as it should; rebuild the step evaluate") from None
+        raise DataError(
+            f"{where}, field {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}, because the item "
+            "was not scored as it should; rebuild the step evaluate"
+        ) from None
 
 
 def _scored(items: Iterable[Item], what: Measure, model: str) -> dict[str, Item]:
@@ -196,12 +212,16 @@ def _scored(items: Iterable[Item], what: Measure, model: str) -> dict[str, Item]
     for item in items:
         if item.model == model and item.suite == what.suite and (item.scores.get(what.score) is not None or item.error):
             if item.item_id in own:
-                raise DataError(f"item {item.item_id!r} of suite {what.suite!r} stands twice for model {model!r}: got "
-                                "two rows, because ids are not unique; give each item its own id")
+                raise DataError(
+                    f"item {item.item_id!r} of suite {what.suite!r} stands twice for model {model!r}: got "
+                    "two rows, because ids are not unique; give each item its own id"
+                )
             own[item.item_id] = item
     if not own:
-        raise DataError(f"{what.name} of {model} has no items: got none with score {what.score!r} in suite "
-                        f"{what.suite!r}, because the suite was not run or is empty; leave the figure out, or run it")
+        raise DataError(
+            f"{what.name} of {model} has no items: got none with score {what.score!r} in suite "
+            f"{what.suite!r}, because the suite was not run or is empty; leave the figure out, or run it"
+        )
     return own
 
 
@@ -211,15 +231,19 @@ def _value(item: Item, what: Measure) -> float:
         return value
     if what.better == "higher" and not what.weight:
         return 0.0
-    raise DataError(f"item {item.item_id!r} of suite {what.suite!r} has no {what.score!r} for model {item.model!r}: "
-                    f"got error {item.error!r}; score the item again, a figure over fewer items is another figure")
+    raise DataError(
+        f"item {item.item_id!r} of suite {what.suite!r} has no {what.score!r} for model {item.model!r}: "
+        f"got error {item.error!r}; score the item again, a figure over fewer items is another figure"
+    )
 
 
 def _weight(item: Item, what: Measure) -> float:
     weight = item.scores.get(what.weight)
     if weight is None:
-        raise DataError(f"item {item.item_id!r} of suite {what.suite!r} has no {what.weight!r} for {item.model!r}: got "
-                        f"scores {sorted(item.scores)}; write the denominator with each item")
+        raise DataError(
+            f"item {item.item_id!r} of suite {what.suite!r} has no {what.weight!r} for {item.model!r}: got "
+            f"scores {sorted(item.scores)}; write the denominator with each item"
+        )
     return weight
 
 

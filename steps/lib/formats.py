@@ -38,11 +38,14 @@ def check(path: Path) -> None:
     """
     if not path.is_file():
         got = "a folder" if path.is_dir() else "no such file"
-        raise DataError(f"file {path} is missing: got {got}, because the configuration names it; correct the path "
-                        "(relative ones start at the working directory)")
+        raise DataError(
+            f"file {path} is missing: got {got}, because the configuration names it; correct the path "
+            "(relative ones start at the working directory)"
+        )
     if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"file {path} is of no known format: got {path.suffix or 'no suffix'}; "
-                        f"known are {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"file {path} is of no known format: got {path.suffix or 'no suffix'}; known are {', '.join(SUFFIXES)}"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"file {path} is empty: got 0 bytes; give a file with rows")
     if path.suffix.lower() == ".parquet":
@@ -55,8 +58,10 @@ def check(path: Path) -> None:
                 line += decoder.decode(block, final=not block).count("\n")
             except UnicodeDecodeError as error:
                 line += error.object[: error.start].count(b"\n")
-                raise DataError(f"file {path} is not UTF-8: got byte 0x{error.object[error.start]:02x} in line {line}, "
-                                "because it was saved in another encoding (GBK, UTF-16?); save it as UTF-8") from None
+                raise DataError(
+                    f"file {path} is not UTF-8: got byte 0x{error.object[error.start]:02x} in line {line}, "
+                    "because it was saved in another encoding (GBK, UTF-16?); save it as UTF-8"
+                ) from None
             if not block:
                 return
 
@@ -94,11 +99,14 @@ def _json_list(path: Path) -> Iterator[Record]:
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise DataError(f"file {path} is not JSON: got {error}; repair it, or name it .jsonl "
-                        "if each line is a row") from None
+        raise DataError(
+            f"file {path} is not JSON: got {error}; repair it, or name it .jsonl if each line is a row"
+        ) from None
     if not isinstance(value, list):
-        raise DataError(f"file {path} is no list of rows: got {type(value).__name__}, because a .json file holds one "
-                        "list of objects; wrap the rows in [ ]")
+        raise DataError(
+            f"file {path} is no list of rows: got {type(value).__name__}, because a .json file holds one "
+            "list of objects; wrap the rows in [ ]"
+        )
     yield from enumerate(value, 1)
 
 
@@ -118,8 +126,10 @@ def _csv(path: Path) -> Iterator[Record]:
         reader = csv.reader(file, strict=True)
         header = next(reader, [])
         if not all(name.strip() for name in header) or len(set(header)) != len(header):
-            raise DataError(f"file {path} has no header: got {', '.join(header)!r:.120} as its first line, because "
-                            "that line must name each column once; add it")
+            raise DataError(
+                f"file {path} has no header: got {', '.join(header)!r:.120} as its first line, because "
+                "that line must name each column once; add it"
+            )
         number = 0
         while True:
             number += 1

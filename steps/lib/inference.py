@@ -45,7 +45,7 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end of sequence, and those of the model's generation config (Llama 3 has several)."""
+    """Tokens that end an answer: the tokenizer's end of sequence and the generation config's (Llama 3 has several)."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in (tokenizer.eos_token_id, *more) if token is not None})
@@ -93,8 +93,12 @@ def generate(
             options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         with torch.no_grad():
             output = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_tokens, pad_token_id=pad,
-                eos_token_id=ends, **options,
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=pad,
+                eos_token_id=ends,
+                **options,
             )
         for row, i in enumerate(batch):
             new = output[row, width:].tolist()

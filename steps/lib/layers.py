@@ -48,7 +48,10 @@ def read_layer(layer: Layer | Path, problems: Problems) -> Node | None:
     try:
         text = layer.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        problems.add(f"{name} cannot be read: got no such file, because it was not written or lies elsewhere; write it, or correct the path", unread=True)
+        problems.add(
+            f"{name} cannot be read: got no such file, because it was not written or lies elsewhere; write it, or correct the path",
+            unread=True,
+        )
         return None
     except UnicodeDecodeError as error:
         line = layer.read_bytes()[: error.start].count(b"\n") + 1

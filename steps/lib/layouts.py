@@ -229,7 +229,7 @@ def _ordered(turns: Sequence[Message], field: str) -> None:
 
 
 def _transcript(record: Mapping[str, Any], field: str) -> list[Message]:
-    """"\\n\\nHuman: ...\\n\\nAssistant: ..." as turns (Anthropic/hh-rlhf, README)."""
+    """ "\\n\\nHuman: ...\\n\\nAssistant: ..." as turns (Anthropic/hh-rlhf, README)."""
     pieces = re.split(r"\n\n(Human|Assistant):", _string(record, field))
     if pieces[0].strip() or len(pieces) < 3:
         raise Bad("wrong_type", field, "no transcript of the form '\\n\\nHuman: ... \\n\\nAssistant: ...'")

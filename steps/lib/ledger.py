@@ -131,7 +131,9 @@ class RequestLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
 
     def _write(self, key: str, status: str, reason: str, attempts: int, reply: Reply, source: str) -> None:
@@ -140,6 +142,17 @@ class RequestLedger:
             "reason=excluded.reason, attempts=requests.attempts+excluded.attempts, text=excluded.text, "
             "finish_reason=excluded.finish_reason, model=excluded.model, tokens_in=excluded.tokens_in, "
             "tokens_out=excluded.tokens_out, seconds=excluded.seconds, source=excluded.source",
-            (key, status, reason, attempts, reply.text, reply.finish_reason, reply.model, reply.tokens_in, reply.tokens_out,
-             reply.seconds, source),
+            (
+                key,
+                status,
+                reason,
+                attempts,
+                reply.text,
+                reply.finish_reason,
+                reply.model,
+                reply.tokens_in,
+                reply.tokens_out,
+                reply.seconds,
+                source,
+            ),
         )

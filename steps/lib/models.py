@@ -17,8 +17,19 @@ from steps.lib.errors import ModelError
 from steps.lib.store import digest_folder
 
 WEIGHTS = ("*.safetensors",)
-IDENTITY = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-            "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template.jinja", "chat_templates/*")
+IDENTITY = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template.jinja",
+    "chat_templates/*",
+)
 """Files whose bytes are a model's identity: weights, shape, tokenizer, chat template."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -66,17 +77,21 @@ def resolve(path_or_id: str, revision: str | None = None) -> Path:
     if Path(path_or_id).is_dir():
         return check_folder(Path(path_or_id))
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if not _looks_like_hub_id(path_or_id):
-        raise ModelError(f"model {path_or_id!r} is not there: got no such folder, because the path is wrong or the checkpoint "
-                         "was not put there; give a folder with config.json and *.safetensors, or a hub id such as org/name")
+        raise ModelError(
+            f"model {path_or_id!r} is not there: got no such folder, because the path is wrong or the checkpoint "
+            "was not put there; give a folder with config.json and *.safetensors, or a hub id such as org/name"
+        )
     try:
         return check_folder(Path(snapshot_download(path_or_id, revision=revision, allow_patterns=list(IDENTITY))))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"model {path_or_id!r} could not be fetched: got {type(error).__name__}, because it is neither a local "
-                         "folder nor in the hub's cache, and the hub did not give it; give a local folder, or check the id "
-                         "and the network") from None
+        raise ModelError(
+            f"model {path_or_id!r} could not be fetched: got {type(error).__name__}, because it is neither a local "
+            "folder nor in the hub's cache, and the hub did not give it; give a local folder, or check the id "
+            "and the network"
+        ) from None
 
 
 def _looks_like_hub_id(name: str) -> bool:
@@ -100,18 +115,26 @@ def check_folder(folder: Path) -> Path:
             config = {}
             problems.append(f"a config.json that does not parse, because {error}; copy it again")
         if "auto_map" in config:
-            problems.append("auto_map in config.json, refused because it would run code from the folder; use an architecture that "
-                            "transformers has, and remove auto_map")
+            problems.append(
+                "auto_map in config.json, refused because it would run code from the folder; use an architecture that "
+                "transformers has, and remove auto_map"
+            )
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
         if pickles:
-            problems.append(f"only pickled weights ({', '.join(pickles[:3])}), refused because opening them can run code; convert "
-                            "them once with save_pretrained(safe_serialization=True) on a machine you trust them on")
+            problems.append(
+                f"only pickled weights ({', '.join(pickles[:3])}), refused because opening them can run code; convert "
+                "them once with save_pretrained(safe_serialization=True) on a machine you trust them on"
+            )
         else:
-            problems.append("no *.safetensors weights, because the copy or download stopped early; copy or download the "
-                            "checkpoint again")
+            problems.append(
+                "no *.safetensors weights, because the copy or download stopped early; copy or download the "
+                "checkpoint again"
+            )
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        problems.append("no tokenizer (tokenizer.json), because only the model was saved; save the tokenizer into the same folder")
+        problems.append(
+            "no tokenizer (tokenizer.json), because only the model was saved; save the tokenizer into the same folder"
+        )
     if problems:
         raise ModelError(f"model folder {folder} cannot be used: got " + "; and ".join(problems))
     return folder
@@ -146,8 +169,10 @@ def model_folder(artifact: Path) -> Path:
         return artifact / "model"
     location = artifact / "record" / "location.json"
     if not location.exists():
-        raise ModelError(f"{artifact} holds no model: got neither model/ nor record/location.json; give the folder of an artifact "
-                         "of base, pretrain, sft or dpo")
+        raise ModelError(
+            f"{artifact} holds no model: got neither model/ nor record/location.json; give the folder of an artifact "
+            "of base, pretrain, sft or dpo"
+        )
     facts = json.loads(location.read_text())
     beside = artifact.resolve().parent.parent / facts["key"] if facts.get("key") else None
     if beside and (beside / "manifest.json").exists():
@@ -179,8 +204,10 @@ def load_tokenizer(path_or_id: str | Path, revision: str | None = None) -> Any:
     folder = resolve(str(path_or_id), revision)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.chat_template is None:
-        raise ModelError(f"tokenizer of {path_or_id} has no chat template: got None, because it is a base model's; "
-                         "put a chat_template.jinja into the folder, or start from the instruct model")
+        raise ModelError(
+            f"tokenizer of {path_or_id} has no chat template: got None, because it is a base model's; "
+            "put a chat_template.jinja into the folder, or start from the instruct model"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -224,8 +251,10 @@ def _quantization(quantize: Quantize, compute: Any) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        raise ModelError("method qlora needs bitsandbytes: got no such package, because it is an optional extra; "
-                         "install it with `pip install -c constraints.txt 'prefline[qlora]'`") from None
+        raise ModelError(
+            "method qlora needs bitsandbytes: got no such package, because it is an optional extra; "
+            "install it with `pip install -c constraints.txt 'prefline[qlora]'`"
+        ) from None
     from transformers import BitsAndBytesConfig
 
     if quantize == "8bit":
@@ -235,7 +264,9 @@ def _quantization(quantize: Quantize, compute: Any) -> Any:
     )
 
 
-def load_policy(artifact: Path, dtype: Precision = "auto", *, quantize: Quantize = None, trainable: bool = False) -> Any:
+def load_policy(
+    artifact: Path, dtype: Precision = "auto", *, quantize: Quantize = None, trainable: bool = False
+) -> Any:
     """The model of any stage's artifact: full weights, or an adapter (named "default") on its checked base.
 
     Raises:
@@ -262,5 +293,7 @@ def check_base(artifact: Path) -> None:
     chain = Chain.read(artifact)
     found = model_digest(model_folder(artifact))
     if found != chain.base:
-        raise ModelError(f"adapter {artifact} does not fit its base {model_folder(artifact)}: got base digest {found[:12]}, "
-                         f"because the adapter was trained on {chain.base[:12]}; restore that base, or train the adapter again")
+        raise ModelError(
+            f"adapter {artifact} does not fit its base {model_folder(artifact)}: got base digest {found[:12]}, "
+            f"because the adapter was trained on {chain.base[:12]}; restore that base, or train the adapter again"
+        )

@@ -26,7 +26,13 @@ FONTS = (
 )
 INK, SOFT, GRID = "#1f2933", "#5f6c7b", "#e4e8ed"
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#9aa5b1",
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#9aa5b1",
 )
 REASONS = (ORANGE, YELLOW, PURPLE, SKY, GREEN)
 """Colours of the most frequent drop reasons; the others share grey."""
@@ -102,7 +108,12 @@ def bars(title_en: str, title_zh: str, unit: str, values: Mapping[str, Interval]
             axes.errorbar(place, value, yerr=reach, color=INK, linewidth=1.1, capsize=4, zorder=3)
             axes.annotate(
                 f"{value:.1f} %" if unit == "share" else number(value),
-                (place, high), xytext=(0, 4), textcoords="offset points", ha="center", va="bottom", color=INK,
+                (place, high),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                color=INK,
                 fontsize=9.5,
             )
         axes.set_xticks(range(len(values)), list(values), color=INK)
@@ -147,8 +158,16 @@ def rows(steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:
                 axes.barh(place, share, left=start, height=0.62, color=colour, edgecolor="white", linewidth=0.6)
                 start += share
             axes.annotate(
-                f"{kept:,} / {rows_in:,}", (1, place), xytext=(6, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="left", va="center", fontsize=8.5, color=INK, annotation_clip=False,
+                f"{kept:,} / {rows_in:,}",
+                (1, place),
+                xytext=(6, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="left",
+                va="center",
+                fontsize=8.5,
+                color=INK,
+                annotation_clip=False,
             )
         axes.set_yticks(range(len(shown)), [label for label, _, _, _ in shown], color=INK)
         axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -185,8 +204,17 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, label:
 
 
 def _corner(axes: Axes, text: str) -> None:
-    axes.annotate(text, (1, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", ha="right",
-                  va="bottom", fontsize=8, color=SOFT)
+    axes.annotate(
+        text,
+        (1, 1),
+        xytext=(0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=SOFT,
+    )
 
 
 def _legend(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
@@ -222,10 +250,23 @@ def _figure(
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": english, "font.family": ["DejaVu Sans"], "font.size": 9,
-        "axes.edgecolor": GRID, "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT, "text.color": INK,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
-        "grid.linewidth": 0.8, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
+        "svg.fonttype": "none",
+        "svg.hashsalt": english,
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.edgecolor": GRID,
+        "axes.labelcolor": SOFT,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "text.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
     }
     out: list[str] = []
     # Missing Chinese glyphs only matter to matplotlib's own measuring; the reader's fonts have them.

@@ -89,8 +89,7 @@ class Registry:
                 return None
             place = _move(place, home / "versions" / f"v{len(known) + 1:04d}-{digest[:12]}")
             fsync(place.parent)
-            return {"action": "register", "to": place.name, "manifest_sha256": digest,
-                    "verdict_digest": verdict_digest}
+            return {"action": "register", "to": place.name, "manifest_sha256": digest, "verdict_digest": verdict_digest}
 
         self._append(name, claim)
         return self.verify(name, place.name)
@@ -122,8 +121,14 @@ class Registry:
 
         def claim(history: History) -> dict[str, Any]:
             _expect(name, alias, expected, history)
-            return {"action": "promote", "alias": alias, "from": expected, "to": version, "reason": reason,
-                    "verdict_digest": verdict_digest}
+            return {
+                "action": "promote",
+                "alias": alias,
+                "from": expected,
+                "to": version,
+                "reason": reason,
+                "verdict_digest": verdict_digest,
+            }
 
         return self._append(name, claim)
 
@@ -143,12 +148,15 @@ class Registry:
             ArtifactError: no reason, nothing to go back to, the alias has moved meanwhile, or the target is damaged.
         """
         if not reason.strip():
-            raise ArtifactError(f"rollback of {name} has no reason: got {reason!r}, because the log must say why; "
-                                "give one")
+            raise ArtifactError(
+                f"rollback of {name} has no reason: got {reason!r}, because the log must say why; give one"
+            )
         target = to or self.history(name).replaced(expected, alias)
         if target is None:
-            raise ArtifactError(f"alias {alias} of {name} has nothing to go back to: got {expected!r}, because it "
-                                "replaced no version; name one")
+            raise ArtifactError(
+                f"alias {alias} of {name} has nothing to go back to: got {expected!r}, because it "
+                "replaced no version; name one"
+            )
         self.verify(name, target)
 
         def claim(history: History) -> dict[str, Any]:
@@ -167,17 +175,23 @@ class Registry:
         known, aliases = history.registered(), history.aliases()
         version = aliases.get(alias, alias)
         if version not in known:
-            raise ArtifactError(f"model {name} has no alias or version {alias!r}: got aliases {sorted(aliases)} and "
-                                f"versions {list(known)}; promote a version, or name one of these")
+            raise ArtifactError(
+                f"model {name} has no alias or version {alias!r}: got aliases {sorted(aliases)} and "
+                f"versions {list(known)}; promote a version, or name one of these"
+            )
         folder = self._home(name) / "versions" / version
         try:
             text = (folder / MANIFEST).read_bytes()
         except FileNotFoundError:
-            raise ArtifactError(f"{folder} is damaged: got no {MANIFEST}, because somebody changed the registry; "
-                                "restore the folder from a copy") from None
+            raise ArtifactError(
+                f"{folder} is damaged: got no {MANIFEST}, because somebody changed the registry; "
+                "restore the folder from a copy"
+            ) from None
         if hashlib.sha256(text).hexdigest() != known[version]:
-            raise ArtifactError(f"{folder / MANIFEST} is not the one registered: got another sha256 than its event "
-                                "has, because somebody changed it; restore the folder")
+            raise ArtifactError(
+                f"{folder / MANIFEST} is not the one registered: got another sha256 than its event "
+                "has, because somebody changed it; restore the folder"
+            )
         return Version(version, folder, known[version], json.loads(text)["facts"])
 
     def champion(self, name: str) -> Version | None:
@@ -198,11 +212,16 @@ class Registry:
         listing = json.loads((found.folder / MANIFEST).read_text())["files"]
         there = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if not path.is_dir()}
         wrong = sorted(there ^ {MANIFEST, *(entry["path"] for entry in listing)})
-        wrong += [entry["path"] for entry in listing
-                  if entry["path"] in there and _sha256(found.folder / entry["path"]) != entry["sha256"]]
+        wrong += [
+            entry["path"]
+            for entry in listing
+            if entry["path"] in there and _sha256(found.folder / entry["path"]) != entry["sha256"]
+        ]
         if wrong:
-            raise ArtifactError(f"version {version} of {name} is damaged: got other content in {', '.join(wrong)}, "
-                                f"because somebody changed {found.folder}; restore the folder from a copy")
+            raise ArtifactError(
+                f"version {version} of {name} is damaged: got other content in {', '.join(wrong)}, "
+                f"because somebody changed {found.folder}; restore the folder from a copy"
+            )
         return found
 
     def history(self, name: str) -> History:
@@ -229,16 +248,20 @@ class Registry:
 
     def _home(self, name: str) -> Path:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-            raise ArtifactError(f"model name {name!r} is wrong: got other characters than a-z 0-9 . _ -, because it "
-                                "becomes a folder; choose such a name")
+            raise ArtifactError(
+                f"model name {name!r} is wrong: got other characters than a-z 0-9 . _ -, because it "
+                "becomes a folder; choose such a name"
+            )
         return self.root / name
 
 
 def _expect(name: str, alias: str, expected: str | None, history: History) -> None:
     current = history.aliases().get(alias)
     if current != expected:
-        raise ArtifactError(f"alias {alias} of {name} has moved: got {current!r} where {expected!r} was expected, "
-                            "because another run moved it meanwhile; compare with the new one and decide again")
+        raise ArtifactError(
+            f"alias {alias} of {name} has moved: got {current!r} where {expected!r} was expected, "
+            "because another run moved it meanwhile; compare with the new one and decide again"
+        )
 
 
 def _inspect(folder: Path) -> list[Path]:
@@ -259,9 +282,11 @@ def _inspect(folder: Path) -> list[Path]:
                 refused.append(f"{path.relative_to(folder)} (no safetensors header)")
             files.append(path)
     if refused or not files:
-        raise ArtifactError(f"{folder} cannot be registered: got {', '.join(refused) or 'no file'}, because a version "
-                            f"holds only {' '.join(ALLOWED)}, and a pickle runs code when it is loaded; "
-                            "leave the others out")
+        raise ArtifactError(
+            f"{folder} cannot be registered: got {', '.join(refused) or 'no file'}, because a version "
+            f"holds only {' '.join(ALLOWED)}, and a pickle runs code when it is loaded; "
+            "leave the others out"
+        )
     return files
 
 

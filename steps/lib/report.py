@@ -118,8 +118,10 @@ def read(folder: Path) -> Report:
         raise DataError(f"{path} is missing: got no file, because evaluate writes it; rebuild that step") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise DataError(f"{path}, field {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}, because another "
-                        "version wrote it; rebuild the step evaluate") from None
+        raise DataError(
+            f"{path}, field {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}, because another "
+            "version wrote it; rebuild the step evaluate"
+        ) from None
 
 
 def drawings(report: Report) -> list[str]:
@@ -147,12 +149,20 @@ def _render(template: str, report: Report) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in template, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape="html" in template,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters.update(
-        value=wording.value, span=wording.span, change=wording.change, change_span=wording.change_span,
-        fence=_fence, cell=_cell,
+        value=wording.value,
+        span=wording.span,
+        change=wording.change,
+        change_span=wording.change_span,
+        fence=_fence,
+        cell=_cell,
     )
     stages = [wording.verdict(name, report.comparisons, report.figures) for name in report.chain]
     return environment.get_template(template).render(

@@ -128,8 +128,10 @@ def read_parquet(path: Path, kind: type[R]) -> list[R]:
     try:
         records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: got no file, because {kind.__name__} rows are expected there; "
-                        "rebuild the step that writes it") from None
+        raise DataError(
+            f"{path} is missing: got no file, because {kind.__name__} rows are expected there; "
+            "rebuild the step that writes it"
+        ) from None
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is not readable as Parquet: got {error}; rebuild the step that writes it") from None
     rows: list[R] = []
@@ -138,8 +140,10 @@ def read_parquet(path: Path, kind: type[R]) -> list[R]:
             rows.append(kind.model_validate(record))
         except ValidationError as error:
             first = error.errors()[0]
-            raise DataError(f"{path} row {number}, field {'.'.join(map(str, first['loc']))}: {first['msg']}, "
-                            f"got {first['input']!r:.80}; rebuild the step that writes it") from None
+            raise DataError(
+                f"{path} row {number}, field {'.'.join(map(str, first['loc']))}: {first['msg']}, "
+                f"got {first['input']!r:.80}; rebuild the step that writes it"
+            ) from None
     return rows
 
 
@@ -147,8 +151,13 @@ def _schema(kind: type[Row]) -> Any:
     import pyarrow as pa
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), list[str]: pa.list_(pa.string()),
-             list[Message]: pa.list_(turn)}
+    types: dict[Any, Any] = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        list[str]: pa.list_(pa.string()),
+        list[Message]: pa.list_(turn),
+    }
     return pa.schema([(name, types.get(field.annotation, pa.string())) for name, field in kind.model_fields.items()])
 
 
@@ -161,7 +170,8 @@ def by_id(rows: Iterable[R]) -> dict[str, R]:
     index: dict[str, R] = {}
     for row in rows:
         if row.id in index:
-            raise DataError(f"row id {row.id!r} stands twice, because two sources use the same ids; "
-                            "give each source its own name")
+            raise DataError(
+                f"row id {row.id!r} stands twice, because two sources use the same ids; give each source its own name"
+            )
         index[row.id] = row
     return index

@@ -26,7 +26,17 @@ T = TypeVar("T")
 THREAD_SETTINGS = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """Environment of every step process. Spinning OpenMP threads ran ten times slower on a busy 2-core machine."""
 
-VERSIONS_THAT_MATTER = ("torch", "transformers", "trl", "peft", "tokenizers", "accelerate", "datasets", "pyarrow", "prefline")
+VERSIONS_THAT_MATTER = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "pyarrow",
+    "prefline",
+)
 
 
 def environment() -> dict[str, str]:
@@ -169,7 +179,9 @@ def git_commit() -> str:
     root = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")

@@ -34,11 +34,20 @@ class Sieve:
     def drop(self, kind: str, row: Row, reason: str, detail: str = "") -> None:
         """Keep a row back, with the reason."""
         self.ledger.drop(kind, reason)
-        self.dropped.append(Dropped(id=row.id, lang=row.lang, source=row.source, step=self.step, reason=reason,
-                                    detail=detail, row=row.model_dump_json()))
+        self.dropped.append(
+            Dropped(
+                id=row.id,
+                lang=row.lang,
+                source=row.source,
+                step=self.step,
+                reason=reason,
+                detail=detail,
+                row=row.model_dump_json(),
+            )
+        )
 
     def counts(self, kind: str) -> str:
-        """"516 rows in, 9 dropped: identity 6, ...", for messages."""
+        """ "516 rows in, 9 dropped: identity 6, ...", for messages."""
         reasons = self.ledger.reasons.get(kind, Counter())
         ranked = sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
         listed = ", ".join(f"{reason} {count}" for reason, count in ranked)

@@ -88,8 +88,14 @@ class Rejected:
     def dropped(self, step: str) -> Dropped:
         """As a row of dropped.parquet. It names the file without its folder: results do not depend on places."""
         place = f"{Path(self.file).name}:{self.line}" + (f" {self.field}" if self.field else "")
-        return Dropped(id=f"{self.source}-{self.line}", source=self.source, step=step, reason=self.reason,
-                       detail=f"{place}: {self.detail}", row=self.row)
+        return Dropped(
+            id=f"{self.source}-{self.line}",
+            source=self.source,
+            step=step,
+            reason=self.reason,
+            detail=f"{place}: {self.detail}",
+            row=self.row,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,17 +162,23 @@ def open_source(source: Source, kind: type[R]) -> Opened[R]:
         formats.check(source.path)
     head = [record for _, (_, record) in zip(range(HEAD), _records(source), strict=False)]
     if not head:
-        raise DataError(f"source {source.name} ({source.where}) is empty: got no row; give a file with rows, "
-                        "or take the source out of the configuration")
+        raise DataError(
+            f"source {source.name} ({source.where}) is empty: got no row; give a file with rows, "
+            "or take the source out of the configuration"
+        )
     records = [record for record in head if isinstance(record, dict)]
     if not records:
-        raise DataError(f"source {source.name} ({source.where}) has no readable row: got {head[0]!s:.120} first, "
-                        f"because none of its first {len(head)} rows is an object; check the file's format")
+        raise DataError(
+            f"source {source.name} ({source.where}) has no readable row: got {head[0]!s:.120} first, "
+            f"because none of its first {len(head)} rows is an object; check the file's format"
+        )
     columns = list(dict.fromkeys(str(name) for record in records for name in record))
     strange = sorted(set(source.columns.values()) - set(columns))
     if strange:
-        raise DataError(f"source {source.name} ({source.where}) has no column {', '.join(strange)}, which its "
-                        f"`columns` names: got {', '.join(columns)}; correct `columns`")
+        raise DataError(
+            f"source {source.name} ({source.where}) has no column {', '.join(strange)}, which its "
+            f"`columns` names: got {', '.join(columns)}; correct `columns`"
+        )
     renamed = [_renamed(source, record) for record in records]
     names = {name for record in renamed for name in record}
     fits = layouts.FITS[kind]
@@ -175,12 +187,16 @@ def open_source(source: Source, kind: type[R]) -> Opened[R]:
         if layout is None:
             ways = "; ".join(f"{name} ({', '.join(layouts.NEEDS[name])})" for name in fits)
             cell = ", because a CSV file's first line must name the columns" if source.where.endswith(".csv") else ""
-            raise DataError(f"source {source.name} ({source.where}) gives no {kind.__name__} rows: got columns "
-                            f"{', '.join(columns):.300}{cell}; known layouts are {ways}; map names with `columns`")
+            raise DataError(
+                f"source {source.name} ({source.where}) gives no {kind.__name__} rows: got columns "
+                f"{', '.join(columns):.300}{cell}; known layouts are {ways}; map names with `columns`"
+            )
         return Opened(source, kind, layout)
     if source.layout not in fits:
-        raise DataError(f"source {source.name} ({source.where}) cannot give {kind.__name__} rows: got layout "
-                        f"{source.layout}; layouts that can are {', '.join(fits)}")
+        raise DataError(
+            f"source {source.name} ({source.where}) cannot give {kind.__name__} rows: got layout "
+            f"{source.layout}; layouts that can are {', '.join(fits)}"
+        )
     return Opened(source, kind, source.layout)
 
 
@@ -241,9 +257,11 @@ def digest(source: Source) -> str:
     try:
         return f"{source.hub}@{HfApi().dataset_info(source.hub, revision=source.revision).sha}"
     except (OSError, ValueError) as error:
-        raise DataError(f"source {source.name}: hub data set {source.hub} has no commit to name: got "
-                        f"{type(error).__name__}: {error!s:.200}; check the id and the network, or set `revision` to a "
-                        "commit (40 hex digits)") from None
+        raise DataError(
+            f"source {source.name}: hub data set {source.hub} has no commit to name: got "
+            f"{type(error).__name__}: {error!s:.200}; check the id and the network, or set `revision` to a "
+            "commit (40 hex digits)"
+        ) from None
 
 
 def _records(source: Source) -> Iterator[formats.Record]:
@@ -255,12 +273,12 @@ def _hub(source: Source) -> Iterator[dict[str, Any]]:
     from datasets.exceptions import DatasetsError
 
     try:
-        rows = datasets.load_dataset(
-            source.hub, name=source.config_name, revision=source.revision, split=source.split
-        )
+        rows = datasets.load_dataset(source.hub, name=source.config_name, revision=source.revision, split=source.split)
     except (DatasetsError, OSError, ValueError) as error:
-        raise DataError(f"source {source.name}: hub data set {source.hub} cannot be loaded: got "
-                        f"{type(error).__name__}: {error!s:.200}; check id, split, config_name, network") from None
+        raise DataError(
+            f"source {source.name}: hub data set {source.hub} cannot be loaded: got "
+            f"{type(error).__name__}: {error!s:.200}; check id, split, config_name, network"
+        ) from None
     yield from rows
 
 

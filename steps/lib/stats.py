@@ -60,8 +60,10 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
         DataError: ``n`` is not positive, or ``successes`` is outside 0..n.
     """
     if n <= 0 or not 0 <= successes <= n:
-        raise DataError(f"a rate needs 0 <= successes <= n and n > 0: got {successes} of {n}, because a suite is "
-                        "empty; leave the figure out or give the suite items")
+        raise DataError(
+            f"a rate needs 0 <= successes <= n and n > 0: got {successes} of {n}, because a suite is "
+            "empty; leave the figure out or give the suite items"
+        )
     z = _z(confidence)
     rate = successes / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
@@ -185,9 +187,7 @@ def mcnemar_midp(a_only: int, b_only: int) -> float:
     return min(1.0, float((2 * sum(terms) - terms[-1]) / 2**n))
 
 
-def minimal_detectable_effect(
-    n: int, spread: float, *, confidence: float = 0.95, power: float = 0.8
-) -> float:
+def minimal_detectable_effect(n: int, spread: float, *, confidence: float = 0.95, power: float = 0.8) -> float:
     """Smallest true paired difference that a two-sided test finds with ``power``: (z_c + z_power) spread / sqrt(n).
 
     Args:
@@ -224,13 +224,22 @@ def _newcombe(a: Floats, b: Floats, confidence: float) -> Interval:
     value = (a_only - b_only) / n
     low = value - reach(of_a.value - of_a.low, of_b.high - of_b.value)
     high = value + reach(of_a.high - of_a.value, of_b.value - of_b.low)
-    return Interval(value=value, low=max(-1.0, low), high=min(1.0, high), n=n, method="paired, Newcombe",
-                    confidence=confidence, clusters=n)
+    return Interval(
+        value=value,
+        low=max(-1.0, low),
+        high=min(1.0, high),
+        n=n,
+        method="paired, Newcombe",
+        confidence=confidence,
+        clusters=n,
+    )
 
 
 def _bootstrap(
-    parts: Sequence[Floats], groups: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    figure: Callable[[Floats], Floats], confidence: float,
+    parts: Sequence[Floats],
+    groups: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    figure: Callable[[Floats], Floats],
+    confidence: float,
 ) -> Interval:
     """Percentile interval of a figure that is a function of sums over items.
 
@@ -250,8 +259,15 @@ def _bootstrap(
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
     value = float(figure(totals.sum(axis=1)))
     # Percentiles of equal draws can miss the value by a rounding error; the value lies inside.
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value), n=len(groups),
-                    method=f"cluster bootstrap, {DRAWS} draws", confidence=confidence, clusters=num_clusters)
+    return Interval(
+        value=value,
+        low=min(float(low), value),
+        high=max(float(high), value),
+        n=len(groups),
+        method=f"cluster bootstrap, {DRAWS} draws",
+        confidence=confidence,
+        clusters=num_clusters,
+    )
 
 
 def _z(confidence: float) -> float:
@@ -263,27 +279,34 @@ def _floats(name: str, values: Sequence[float]) -> Floats:
 
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size:
-        raise DataError(f"{name} of a figure: got shape {array.shape}, because a suite is empty; "
-                        "leave the figure out or give the suite items")
+        raise DataError(
+            f"{name} of a figure: got shape {array.shape}, because a suite is empty; "
+            "leave the figure out or give the suite items"
+        )
     if not np.isfinite(array).all():
         where = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise DataError(f"{name}[{where}] of a figure is not finite: got {array[where]}, because the item was not "
-                        "scored; score the item again, a figure over fewer items is another figure")
+        raise DataError(
+            f"{name}[{where}] of a figure is not finite: got {array[where]}, because the item was not "
+            "scored; score the item again, a figure over fewer items is another figure"
+        )
     return array
 
 
 def _positive(name: str, values: Sequence[float]) -> Floats:
     array = _floats(name, values)
     if not (array > 0).all():
-        raise DataError(f"{name} of a ratio must be positive: got {array.min()}, because a document is empty; "
-                        "drop the document")
+        raise DataError(
+            f"{name} of a ratio must be positive: got {array.min()}, because a document is empty; drop the document"
+        )
     return array
 
 
 def _same_length(a: Floats, b: Floats) -> None:
     if len(a) != len(b):
-        raise DataError(f"paired scores differ in length: got {len(a)} and {len(b)}, because the models were not "
-                        "scored on the same items; score both on the same suite")
+        raise DataError(
+            f"paired scores differ in length: got {len(a)} and {len(b)}, because the models were not "
+            "scored on the same items; score both on the same suite"
+        )
 
 
 def _groups(clusters: Sequence[Hashable] | None, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -293,8 +316,9 @@ def _groups(clusters: Sequence[Hashable] | None, n: int) -> np.ndarray[tuple[int
     if clusters is None:
         return np.arange(n)
     if len(clusters) != n:
-        raise DataError(f"clusters differ in length from the scores: got {len(clusters)} and {n}; "
-                        "give one cluster an item")
+        raise DataError(
+            f"clusters differ in length from the scores: got {len(clusters)} and {n}; give one cluster an item"
+        )
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 

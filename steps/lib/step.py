@@ -202,13 +202,19 @@ def main(name: str, argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=f"python -m steps.{name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, help="YAML or JSON file with the step's own section; without it the defaults")
+    parser.add_argument(
+        "--config", type=Path, help="YAML or JSON file with the step's own section; without it the defaults"
+    )
     for source, required in input_names(module).items():
         parser.add_argument(f"--{source}", type=Path, required=required, help="folder of the artifact to read")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact to write; it must not exist yet")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the artifact to write; it must not exist yet"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--key", help="refuse to publish when the key of what is read is another one")
-    parser.add_argument("--force", action="store_true", help="build again although --out is there; the old one is set aside")
+    parser.add_argument(
+        "--force", action="store_true", help="build again although --out is there; the old one is set aside"
+    )
     parser.add_argument("--run-info", type=json.loads, default={}, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", help="changes on top of the file, such as lora.rank=8")
     arguments = parser.parse_intermixed_args(argv)
@@ -219,13 +225,17 @@ def main(name: str, argv: list[str] | None = None) -> None:
         spec = Spec(module, loaded.value, inputs, arguments.seed)
         key = spec.key()
         if arguments.key and arguments.key != key:
-            raise ArtifactError(f"key of step {name} is {key}: got {arguments.key} on the command line, because an input "
-                                "changed while the run was being prepared; start the run again")
+            raise ArtifactError(
+                f"key of step {name} is {key}: got {arguments.key} on the command line, because an input "
+                "changed while the run was being prepared; start the run again"
+            )
         if arguments.out.exists() and not arguments.force:
             existing = Artifact.read(arguments.out)
             if existing.key != key:
-                raise ConfigError(f"--out {arguments.out} already holds {existing.key}: got a run with key {key}, because "
-                                  "an artifact is never written over; choose another folder, or delete that one")
+                raise ConfigError(
+                    f"--out {arguments.out} already holds {existing.key}: got a run with key {key}, because "
+                    "an artifact is never written over; choose another folder, or delete that one"
+                )
             return
         build(spec, arguments.out, arguments.run_info)
     except PreflineError as error:

@@ -82,7 +82,11 @@ class Store:
 
     def set_aside(self, key: str, reason: str) -> Path:
         """Move an artifact to ``broken/`` and write the reason beside it. Nothing is deleted."""
-        target = self.root / "broken" / f"{key.replace('/', '-')}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
+        target = (
+            self.root
+            / "broken"
+            / f"{key.replace('/', '-')}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(self.folder(key), target)
         target.with_name(target.name + ".reason.txt").write_text(reason + "\n")
@@ -191,11 +195,14 @@ def digest_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise DataError(f"file {path} is missing: got no such file, because the configuration names it; "
-                        "correct the path (relative ones start at the working directory)") from None
+        raise DataError(
+            f"file {path} is missing: got no such file, because the configuration names it; "
+            "correct the path (relative ones start at the working directory)"
+        ) from None
     except IsADirectoryError:
-        raise DataError(f"file {path} is a folder: got a folder, because the configuration names a file; "
-                        "name one file") from None
+        raise DataError(
+            f"file {path} is a folder: got a folder, because the configuration names a file; name one file"
+        ) from None
 
 
 def digest_folder(folder: Path, patterns: Sequence[str] = ("**/*",)) -> str:

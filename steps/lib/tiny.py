@@ -58,7 +58,10 @@ def build_tokenizer(texts: Iterable[str], config: TinyConfig) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, model_max_length=config.max_length,
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=config.max_length,
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
@@ -79,7 +82,8 @@ def build_model(tokenizer: Any, config: TinyConfig) -> Any:
             num_key_value_heads=config.num_heads,
             max_position_embeddings=config.max_length,
             tie_word_embeddings=True,
-            initializer_range=config.hidden_size**-0.5,  # logits of unit scale from the start; 0.02 took twice the updates
+            initializer_range=config.hidden_size
+            ** -0.5,  # logits of unit scale from the start; 0.02 took twice the updates
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

@@ -69,8 +69,14 @@ def run(step: str, key: str, config: Mapping[str, Any], info: Mapping[str, Any] 
         console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
     )
     session = wandb.init(
-        project=info["project"], group=info["group"], job_type=step, name=key, config=dict(config), mode=mode,
-        dir=str(folder), settings=settings,
+        project=info["project"],
+        group=info["group"],
+        job_type=step,
+        name=key,
+        config=dict(config),
+        mode=mode,
+        dir=str(folder),
+        settings=settings,
     )
 
     def track(values: Mapping[str, float], step: int | None = None) -> None:

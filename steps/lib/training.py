@@ -119,8 +119,10 @@ def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | st
     runtime.seed_torch(context.seed)
     trained = [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
     if not trained:
-        raise TrainingError("nothing to train: got a model without trainable weights, because the adapter was loaded frozen; "
-                            "report this as a defect of prefline")
+        raise TrainingError(
+            "nothing to train: got a model without trainable weights, because the adapter was loaded frozen; "
+            "report this as a defect of prefline"
+        )
     before = {name: p.detach().float().norm().item() for name, p in trained}
 
     with runtime.stop_signals() as stop:
@@ -137,12 +139,16 @@ def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | st
                 if state.is_world_process_zero:
                     checkpoints.mark(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-            def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+            def on_log(
+                self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+            ) -> None:
                 values = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}
                 if not math.isfinite(values.get("loss", 0.0)):
-                    raise TrainingError(f"loss is {values['loss']} at update {state.global_step}: got a value that is no number, "
-                                        "because the learning rate is too high or a row is broken; lower lr, and look at the "
-                                        "rows around that update")
+                    raise TrainingError(
+                        f"loss is {values['loss']} at update {state.global_step}: got a value that is no number, "
+                        "because the learning rate is too high or a row is broken; lower lr, and look at the "
+                        "rows around that update"
+                    )
                 if "loss" in values:
                     context.track(values, state.global_step)
                     context.log.info("update %d/%d loss %.4f", state.global_step, state.max_steps, values["loss"])
@@ -163,19 +169,29 @@ def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | st
             for entry in history:
                 file.write(json.dumps(entry) + "\n")
     if not history:
-        raise TrainingError(f"no loss was logged in {trainer.state.global_step} updates: got an empty history, because log_every is "
-                            "larger than the run; lower log_every")
-    if trainer.state.global_step and all(p.detach().float().norm().item() == before[name] for name, p in trained) and not start:
-        raise TrainingError(f"no weight changed in training: got the same norms after {trainer.state.global_step} updates, because the "
-                            "run is so short that its warm-up never left learning rate 0, or no gradient reached the trained "
-                            "weights; train for more updates, or set warmup to 0")
+        raise TrainingError(
+            f"no loss was logged in {trainer.state.global_step} updates: got an empty history, because log_every is "
+            "larger than the run; lower log_every"
+        )
+    if (
+        trainer.state.global_step
+        and all(p.detach().float().norm().item() == before[name] for name, p in trained)
+        and not start
+    ):
+        raise TrainingError(
+            f"no weight changed in training: got the same norms after {trainer.state.global_step} updates, because the "
+            "run is so short that its warm-up never left learning rate 0, or no gradient reached the trained "
+            "weights; train for more updates, or set warmup to 0"
+        )
     torch.set_grad_enabled(True)
     return {
         "updates": trainer.state.global_step,
         "loss_first": round(history[0]["loss"], 5),
         "loss_last": round(history[-1]["loss"], 5),
         "train_seconds": round(timer.seconds, 2),
-        "trained_share": round(sum(p.numel() for _, p in trained) / sum(p.numel() for p in trainer.model.parameters()), 5),
+        "trained_share": round(
+            sum(p.numel() for _, p in trained) / sum(p.numel() for p in trainer.model.parameters()), 5
+        ),
     }
 
 
@@ -195,8 +211,10 @@ def need_rows(rows: Sequence[object], what: str, dropped: Mapping[str, int]) -> 
         DataError: no row is left.
     """
     if not rows:
-        raise DataError(f"no {what} left to train on: got 0 rows, because all were dropped ({dict(dropped) or 'none came in'}); raise "
-                        "max_length or look at dropped.parquet of clean")
+        raise DataError(
+            f"no {what} left to train on: got 0 rows, because all were dropped ({dict(dropped) or 'none came in'}); raise "
+            "max_length or look at dropped.parquet of clean"
+        )
 
 
 def pad_batch(pad_token: int) -> Any:
@@ -242,7 +260,9 @@ def save_adapter(model: Any, out: Path, base: Path, base_artifact: Path) -> None
 
     config = model.peft_config["default"]
     config.base_model_name_or_path = str(base.resolve())
-    if isinstance(config.target_modules, set):  # PEFT's set would be written in an order that changes from process to process
+    if isinstance(
+        config.target_modules, set
+    ):  # PEFT's set would be written in an order that changes from process to process
         config.target_modules = sorted(config.target_modules)
     model.save_pretrained(out / "adapter", selected_adapters=["default"])
     (out / "adapter" / "README.md").unlink(missing_ok=True)

@@ -14,8 +14,16 @@ from steps.lib import report
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +55,14 @@ def test_page(browser: Any, page_path: Path, width: int) -> None:
     page.goto(page_path.as_uri(), wait_until="load")
     assert requests == [page_path.as_uri()] and problems == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    boxes = page.evaluate("[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect()).map(b => [b.width, b.height])")
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect()).map(b => [b.width, b.height])"
+    )
     assert len(boxes) == 10 and all(wide > 300 and high > 100 for wide, high in boxes)
-    outside = page.evaluate("[...document.querySelectorAll('main *')].filter(e => !e.closest('svg') && "
-                            "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className)")
+    outside = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(e => !e.closest('svg') && "
+        "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className)"
+    )
     assert outside == []
     first = page.evaluate("document.querySelector('.tile').getBoundingClientRect().top")
     assert first < (1100 if width == 1400 else 2000)
@@ -61,7 +73,9 @@ def test_chinese_has_glyphs(browser: Any, page_path: Path) -> None:
     """The font that draws Chinese is a CJK font, in the page and inside the plots."""
     page = browser.new_page()
     page.goto(page_path.as_uri(), wait_until="load")
-    page.evaluate("[...document.querySelectorAll('svg text')].find(t => /[\\u4e00-\\u9fff]/.test(t.textContent)).id = 'chinese'")
+    page.evaluate(
+        "[...document.querySelectorAll('svg text')].find(t => /[\\u4e00-\\u9fff]/.test(t.textContent)).id = 'chinese'"
+    )
     session = page.context.new_cdp_session(page)
     session.send("DOM.enable")
     session.send("CSS.enable")

@@ -37,7 +37,9 @@ def task_states(state: Any) -> dict[str, str]:
 
     async def read() -> dict[str, str]:
         async with get_client() as client:
-            runs = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id])))
+            runs = await client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+            )
         return {run.name: str(run.state_name) for run in runs}
 
     deadline = time.monotonic() + 20
@@ -59,7 +61,10 @@ def artifact_texts(state: Any) -> dict[str, str]:
     async def read() -> Any:
         async with get_client() as client:
             return await client.read_artifacts(
-                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])))
+                artifact_filter=ArtifactFilter(
+                    flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+                )
+            )
 
     return {str(artifact.key): str(artifact.data) for artifact in asyncio.run(read())}
 
@@ -94,7 +99,9 @@ def test_built_then_cached_then_only_what_was_lost(line: Line) -> None:
     third = align(line)
     assert built(third) == ["generate", "sft"]
     states = step_states(third)
-    assert [step for step in STEPS if states[step] == "Completed"] == ["generate", "sft"], "Prefect's own record is not believed"
+    assert [step for step in STEPS if states[step] == "Completed"] == ["generate", "sft"], (
+        "Prefect's own record is not believed"
+    )
     assert set(states.values()) == {"Completed", "Cached"}
 
 

@@ -17,8 +17,14 @@ from steps.lib.rows import Dropped, read_parquet
 
 
 def prefline(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "flows.cli", *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def said(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -32,7 +38,13 @@ def said(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None
 
 def finished(line: Line) -> list[str]:
     """Steps with an artifact in the store."""
-    return sorted({path.parent.parent.name for path in (line.folder / "store").glob("*/*/manifest.json") if not path.parent.name.startswith(".")})
+    return sorted(
+        {
+            path.parent.parent.name
+            for path in (line.folder / "store").glob("*/*/manifest.json")
+            if not path.parent.name.startswith(".")
+        }
+    )
 
 
 @pytest.fixture
@@ -55,7 +67,9 @@ def line(tmp_path: Path) -> Line:
         ("generate.teachers=[{kind: scripted, paht: x}]", "paht", "path"),
     ],
 )
-def test_a_mistyped_key_at_any_depth_is_named_with_the_nearest(line: Line, command: str, word: str, place: str, near: str) -> None:
+def test_a_mistyped_key_at_any_depth_is_named_with_the_nearest(
+    line: Line, command: str, word: str, place: str, near: str
+) -> None:
     words = [command, "clean"] if command == "step" else [command]
     said(prefline(*words, word, "--recipe", str(line.recipe)), 2, place, near)
     assert not (line.folder / "store").exists(), "nothing was started"
@@ -67,7 +81,13 @@ def test_every_problem_is_said_at_once(line: Line) -> None:
 
 
 def test_a_profile_that_does_not_exist_lists_those_that_do() -> None:
-    said(prefline("run", "--profile", "cpu-tny"), 2, "profile is wrong: got 'cpu-tny'", "did you mean 'cpu-tiny'", "gpu-24gb")
+    said(
+        prefline("run", "--profile", "cpu-tny"),
+        2,
+        "profile is wrong: got 'cpu-tny'",
+        "did you mean 'cpu-tiny'",
+        "gpu-24gb",
+    )
 
 
 def test_a_key_that_stands_twice_in_a_file_is_refused_with_its_line(line: Line, tmp_path: Path) -> None:
@@ -78,7 +98,7 @@ def test_a_key_that_stands_twice_in_a_file_is_refused_with_its_line(line: Line, 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = prefline("run", "--recipe", str(tmp_path / "no.yaml"))
-    assert done.returncode == 2 and "no.yaml" in done.stderr and "there is no such file" in done.stderr
+    assert done.returncode == 2 and "no.yaml" in done.stderr and "got no such file" in done.stderr
 
 
 def test_words_of_a_plan_are_checked_before_anything_starts(line: Line) -> None:
@@ -99,8 +119,10 @@ def test_config_shows_each_value_with_where_it_came_from(line: Line) -> None:
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_prefect() -> None:
-    code = ("import sys, flows.cli\ntry: flows.cli.app(['--help'])\nexcept SystemExit: pass\n"
-            "print({'torch', 'prefect', 'transformers', 'pyarrow'} & set(sys.modules))")
+    code = (
+        "import sys, flows.cli\ntry: flows.cli.app(['--help'])\nexcept SystemExit: pass\n"
+        "print({'torch', 'prefect', 'transformers', 'pyarrow'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "set()" and "report" in done.stdout
 
@@ -116,15 +138,23 @@ def test_help_is_quick_and_loads_neither_torch_nor_prefect() -> None:
 
 
 @pytest.mark.tiny
-def test_a_line_that_is_cut_off_and_a_row_without_an_answer_are_dropped_with_the_reason(line: Line, tmp_path: Path) -> None:
+def test_a_line_that_is_cut_off_and_a_row_without_an_answer_are_dropped_with_the_reason(
+    line: Line, tmp_path: Path
+) -> None:
     with (tmp_path / "domain-train.jsonl").open("a") as file:
         file.write('{"id": "half", "lang": "en", "text": "The shop is op\n')
     turns = [{"role": "user", "content": f"Where is my parcel {n}?"} for n in range(2)]
     answer = {"role": "assistant", "content": "Parcel 1 is on its way, please wait for two days."}
     rows = [{"messages": turns[:1]}, {"messages": [turns[1], answer]}]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = prefline("step", "clean", "generate=null", f"clean.chats=[{{name: made, path: {tmp_path / 'chats.jsonl'}}}]",
-                    "--recipe", str(line.recipe))
+    done = prefline(
+        "step",
+        "clean",
+        "generate=null",
+        f"clean.chats=[{{name: made, path: {tmp_path / 'chats.jsonl'}}}]",
+        "--recipe",
+        str(line.recipe),
+    )
     assert done.returncode == 0, done.stderr
     [folder] = (tmp_path / "store" / "clean").glob("[!.]*")
     dropped = {row.reason: row for row in read_parquet(folder / "dropped.parquet", Dropped)}
@@ -143,8 +173,13 @@ def test_nothing_left_after_cleaning_stops_with_the_reasons(line: Line) -> None:
 
 
 @pytest.mark.tiny
-@pytest.mark.parametrize(("harm", "part"), [("no weights", "no *.safetensors weights"), ("pickle", "only pickled weights"), ("gone", "is not there")])
-def test_a_checkpoint_that_cannot_be_used_stops_before_it_is_loaded(line: Line, tmp_path: Path, harm: str, part: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "part"),
+    [("no weights", "no *.safetensors weights"), ("pickle", "only pickled weights"), ("gone", "is not there")],
+)
+def test_a_checkpoint_that_cannot_be_used_stops_before_it_is_loaded(
+    line: Line, tmp_path: Path, harm: str, part: str
+) -> None:
     model = tmp_path / "model"
     if harm != "gone":
         model.mkdir()
@@ -152,7 +187,9 @@ def test_a_checkpoint_that_cannot_be_used_stops_before_it_is_loaded(line: Line, 
         (model / "tokenizer.json").write_text("{}")
     if harm == "pickle":
         (model / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    done = prefline("step", "base", "base.kind=checkpoint", f"base.path={model}", "--upstream", "--recipe", str(line.recipe))
+    done = prefline(
+        "step", "base", "base.kind=checkpoint", f"base.path={model}", "--upstream", "--recipe", str(line.recipe)
+    )
     said(done, 4, part, str(model))
     assert finished(line) == ["clean", "generate"]
 

@@ -103,17 +103,26 @@ def test_a_neutral_field_runs_nothing(line: Line) -> None:
 
 
 def test_a_step_that_is_left_out_closes_the_line(line: Line, in_process: None) -> None:
-    outcomes = walk(line, "pretrain=null", "generate=null", f"clean.chats=[{{name: made, path: {line.folder / 'chats.jsonl'}}}]"
-                    ) if write_chats(line) else []
+    outcomes = (
+        walk(
+            line, "pretrain=null", "generate=null", f"clean.chats=[{{name: made, path: {line.folder / 'chats.jsonl'}}}]"
+        )
+        if write_chats(line)
+        else []
+    )
     assert [outcome.step for outcome in outcomes] == [step for step in STEPS if step not in ("pretrain", "generate")]
-    assert {o.step: o.artifact.manifest["inputs"]["base"]["key"].split("/")[0] for o in outcomes if o.step == "sft"} == {"sft": "base"}
+    assert {
+        o.step: o.artifact.manifest["inputs"]["base"]["key"].split("/")[0] for o in outcomes if o.step == "sft"
+    } == {"sft": "base"}
     report = next(o.artifact for o in outcomes if o.step == "evaluate")
     assert not [name for name in report.manifest["metrics"] if name.endswith("/pretrained")]
 
 
 def write_chats(line: Line) -> bool:
-    rows = [f'{{"prompt": "Where is my parcel number {n}, please?", "completion": "Parcel {n} is on its way to your door, wait {n} days."}}'
-            for n in range(10, 22)]
+    rows = [
+        f'{{"prompt": "Where is my parcel number {n}, please?", "completion": "Parcel {n} is on its way to your door, wait {n} days."}}'
+        for n in range(10, 22)
+    ]
     (line.folder / "chats.jsonl").write_text("\n".join(rows) + "\n")
     return True
 
@@ -165,7 +174,10 @@ def test_until_stops_and_only_runs_one(line: Line, in_process: None) -> None:
 
 def test_from_runs_no_earlier_step(line: Line, in_process: None) -> None:
     assert ran(walk(line, "dpo.beta=0.3", plan=Plan.of(start="dpo", until="dpo"))) == ["dpo"]
-    with pytest.raises(ArtifactError, match=r"step sft \(sft/\w+\) is not in the store .*: got nothing there, because --from dpo runs no"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"step sft \(sft/\w+\) is not in the store .*: got nothing there, because --from dpo runs no",
+    ):
         walk(line, "sft.lora.rank=2", plan=Plan.of(start="dpo"))
 
 
@@ -202,8 +214,18 @@ def test_a_step_that_dies_is_named_with_its_signal(tmp_path: Path) -> None:
     error = engines._error(-9, tmp_path / "none.txt", "sft")
     assert type(error) is PreflineError and "step sft failed: got signal SIGKILL" in str(error)
     (tmp_path / "error.txt").write_text("what is wrong: got 1, because 2; do 3")
-    kinds = {code: type(engines._error(code, tmp_path / "error.txt", "sft")).__name__ for code in (2, 3, 4, 5, 6, 7, 75)}
-    assert kinds == {2: "ConfigError", 3: "DataError", 4: "ModelError", 5: "ArtifactError", 6: "TeacherError", 7: "TrainingError", 75: "Resumable"}
+    kinds = {
+        code: type(engines._error(code, tmp_path / "error.txt", "sft")).__name__ for code in (2, 3, 4, 5, 6, 7, 75)
+    }
+    assert kinds == {
+        2: "ConfigError",
+        3: "DataError",
+        4: "ModelError",
+        5: "ArtifactError",
+        6: "TeacherError",
+        7: "TrainingError",
+        75: "Resumable",
+    }
     assert "exit code 1" in str(engines._error(1, tmp_path / "none.txt", "sft"))
 
 
@@ -212,8 +234,14 @@ def test_sigterm_reaches_the_trainer_and_the_next_run_goes_on(line: Line) -> Non
     """``prefline step`` alone is told (a supervisor signals one process): its step saves a checkpoint and is gone with it."""
     words = ["sft.train.max_updates=400", "sft.train.save_every=1000"]
     argv = [sys.executable, "-m", "flows.cli", "step", "sft", *words, "--recipe", str(line.recipe)]
-    parent = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-                              start_new_session=True)
+    parent = subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert parent.stderr is not None
     for text in parent.stderr:
         if "update 2/400" in text:

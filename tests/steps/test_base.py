@@ -52,7 +52,9 @@ def test_the_seed_and_the_shape_give_another_model(chain: TinyChain, tmp_path: P
 def test_a_checkpoint_stays_where_it_is(chain: TinyChain, tmp_path: Path) -> None:
     config = BaseConfig(kind="checkpoint", path=str(chain.base.path / "model"))
     start = made(tmp_path, "base", config)
-    assert json.loads((start.path / "base.json").read_text())["digest"] == models.model_digest(chain.base.path / "model")
+    assert json.loads((start.path / "base.json").read_text())["digest"] == models.model_digest(
+        chain.base.path / "model"
+    )
     assert models.model_folder(start.path) == (chain.base.path / "model").resolve()
     shutil.copytree(chain.base.path / "model", tmp_path / "copy")
     copied = made(tmp_path, "base", BaseConfig(kind="checkpoint", path=str(tmp_path / "copy")))
@@ -72,7 +74,9 @@ def test_a_checkpoint_stays_where_it_is(chain: TinyChain, tmp_path: Path) -> Non
     ],
     ids=["no weights", "pickle", "no folder"],
 )
-def test_a_checkpoint_that_cannot_be_used_leaves_no_artifact(chain: TinyChain, tmp_path: Path, harm: object, said: str) -> None:
+def test_a_checkpoint_that_cannot_be_used_leaves_no_artifact(
+    chain: TinyChain, tmp_path: Path, harm: object, said: str
+) -> None:
     shutil.copytree(chain.base.path / "model", tmp_path / "m")
     harm(tmp_path / "m")  # type: ignore[operator]
     with pytest.raises(ModelError, match=said):

@@ -35,7 +35,9 @@ def plain(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 def track(values: Mapping[str, float], step: int | None = None) -> None: ...
 
 
-def run(tmp: Path, config: dict[str, Any], candidates: Sequence[Candidate] | None = None) -> tuple[dict[str, list[Any]], Metrics]:
+def run(
+    tmp: Path, config: dict[str, Any], candidates: Sequence[Candidate] | None = None
+) -> tuple[dict[str, list[Any]], Metrics]:
     """Run the step in a new folder; give back every file it wrote."""
     out = tmp / f"out{len(list(tmp.glob('out*')))}"
     (out / "resume").mkdir(parents=True)
@@ -150,7 +152,11 @@ def test_candidates_that_keep_the_rules_become_chats(tmp_path: Path, task: Path)
     ]
     found, metrics = run(tmp_path, {"task": task}, answers)
     assert [row.id for row in found["chats"]] == ["c1", "c2", "c5", "c7"]
-    assert [turn.content for turn in found["chats"][1].messages] == ["用JSON回答。", "请问怎么退货？", '{"reply": "好"}']
+    assert [turn.content for turn in found["chats"][1].messages] == [
+        "用JSON回答。",
+        "请问怎么退货？",
+        '{"reply": "好"}',
+    ]
     assert why(found) == {"c3": "rule:json_schema", "c4": "truncated", "c6": "empty"}
     assert metrics.rows.dump()["in"] == {"candidates": 7, "chats": 4}
     assert (tmp_path / "out0" / "task.yaml").read_bytes() == task.read_bytes()
@@ -196,7 +202,12 @@ def test_no_held_out_prompt_is_in_any_turn_of_a_chat_or_pair(tmp_path: Path) -> 
     }  # fmt: skip
     found, _ = run(tmp_path, config)
     assert [row.id for row in found["chats"]] == ["ok"] and [row.id for row in found["pairs"]] == ["pairs-2"]
-    assert why(found) == {"turn": "heldout_copy", "near": "near_heldout", "pairs-1": "heldout_copy", "pairs-3": "equal_pair"}
+    assert why(found) == {
+        "turn": "heldout_copy",
+        "near": "near_heldout",
+        "pairs-1": "heldout_copy",
+        "pairs-3": "equal_pair",
+    }
 
 
 def share_config(tmp_path: Path, numbers: Iterable[int]) -> dict[str, Any]:
@@ -214,7 +225,9 @@ def test_a_share_is_split_off_by_group_and_never_trained_on(tmp_path: Path) -> N
     assert not sides[0] & sides[1] and len(found["corpus"]) == 2 * len(sides[0])  # copies at .6 share a side
     facts = json.loads(found["heldout_prompts"][0].facts)
     assert set(facts) == {"reference"}
-    guarded = [row.prompt for row in found["heldout_prompts"]] + [row.prompt[0].content for row in found["heldout_pairs"]]
+    guarded = [row.prompt for row in found["heldout_prompts"]] + [
+        row.prompt[0].content for row in found["heldout_pairs"]
+    ]
     trained = [row.messages[0].content for row in found["chats"]] + [row.prompt[0].content for row in found["pairs"]]
     assert not {fold(text) for text in guarded} & {fold(text) for text in trained}
     assert not near_to(trained, guarded, 0.5)
@@ -278,7 +291,13 @@ def test_the_same_rows_from_another_folder_give_the_same_bytes_and_key(tmp_path:
         run(tmp_path / name, config)
         parsed = CleanConfig.model_validate(config)
         files = sorted((tmp_path / name / "out0").glob("*.parquet"))
-        seen.append((key_view(parsed), clean.externals(parsed), [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]))
+        seen.append(
+            (
+                key_view(parsed),
+                clean.externals(parsed),
+                [hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
+            )
+        )
     assert seen[0] == seen[1] and len(seen[0][2]) == len(FILES)
 
 

@@ -41,8 +41,12 @@ def test_the_first_loss_is_ln_2_and_the_adapter_moved(chain: TinyChain) -> None:
 
     metrics = chain.dpo.manifest["metrics"]
     assert metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-3) and losses(chain.dpo)[-1] < 0.69
-    before, after = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (chain.sft.path, chain.dpo.path))
-    assert set(before) == set(after) and all((before[name] != after[name]).any() for name in before), "every trained weight"
+    before, after = (
+        load_file(path / "adapter" / "adapter_model.safetensors") for path in (chain.sft.path, chain.dpo.path)
+    )
+    assert set(before) == set(after) and all((before[name] != after[name]).any() for name in before), (
+        "every trained weight"
+    )
     assert not (chain.dpo.path / "adapter" / "ref").exists()
     stages = models.Chain.read(chain.dpo.path).stages
     assert [stage.step for stage in stages] == ["sft", "dpo"]
@@ -61,7 +65,9 @@ def test_the_loss_is_the_closed_form(chain: TinyChain, tmp_path: Path, beta: flo
     config = DpoConfig.model_validate({"beta": beta, "train": {**DPO.train.model_dump(), **ALL}})
     one, two = (made(tmp_path, "dpo", with_train(config, max_updates=n), policy=chain.sft, pairs=pairs) for n in (1, 2))
     reference = answer_logps(chain.sft.path, rows)
-    assert losses(two)[0] == pytest.approx(closed_form(reference, reference, beta), abs=1e-4) == pytest.approx(math.log(2))
+    assert (
+        losses(two)[0] == pytest.approx(closed_form(reference, reference, beta), abs=1e-4) == pytest.approx(math.log(2))
+    )
     expected = closed_form(answer_logps(one.path, rows), reference, beta)
     assert losses(two)[1] == pytest.approx(expected, abs=2e-3) and abs(expected - math.log(2)) > 0.01
 
@@ -78,7 +84,9 @@ def test_the_sft_weight_adds_the_chosen_answers_log_likelihood(chain: TinyChain,
 
 @pytest.mark.parametrize("loss", [0.0, 0.6919, 0.6945, 5.1, math.nan])
 def test_a_first_loss_off_ln_2_is_refused(loss: float) -> None:
-    with pytest.raises(TrainingError, match=r"first dpo loss is .*: got a value off ln 2 = 0\.6931.* because .*; train from the sft"):
+    with pytest.raises(
+        TrainingError, match=r"first dpo loss is .*: got a value off ln 2 = 0\.6931.* because .*; train from the sft"
+    ):
         check_first_loss(loss)
 
 
@@ -109,25 +117,49 @@ def test_a_wrong_reference_stops_the_run(chain: TinyChain, tmp_path: Path, monke
 
 def test_pairs_that_do_not_fit_or_are_equal_are_dropped_whole_and_counted(chain: TinyChain, tmp_path: Path) -> None:
     rows = [pair(0), pair(1, YES, "no " * 90), pair(2, "yes " * 90, NO), pair(3, YES, YES), pair(4)]
-    result = made(tmp_path, "dpo", with_train(DPO, max_updates=2), policy=chain.sft, pairs=pairs_artifact(tmp_path, rows))
-    assert result.manifest["rows"] == {"in": {"pairs": 5}, "out": {"trained": 2}, "dropped": {"pairs": {"equal_pair": 1, "too_long": 2}}}
+    result = made(
+        tmp_path, "dpo", with_train(DPO, max_updates=2), policy=chain.sft, pairs=pairs_artifact(tmp_path, rows)
+    )
+    assert result.manifest["rows"] == {
+        "in": {"pairs": 5},
+        "out": {"trained": 2},
+        "dropped": {"pairs": {"equal_pair": 1, "too_long": 2}},
+    }
     dropped = {row.id: row for row in read_parquet(result.path / "dropped.parquet", Dropped)}
-    assert {name: row.reason for name, row in dropped.items()} == {"pair-1": "too_long", "pair-2": "too_long", "pair-3": "equal_pair"}
+    assert {name: row.reason for name, row in dropped.items()} == {
+        "pair-1": "too_long",
+        "pair-2": "too_long",
+        "pair-3": "equal_pair",
+    }
     assert Pair.model_validate_json(dropped["pair-1"].row) == rows[1], "whole, not cut"
     tokenizer = models.load_tokenizer(models.model_folder(chain.sft.path))
-    sides = [chat.encode_pair(tokenizer, row.prompt, side) for row in (rows[0], rows[4]) for side in (row.chosen, row.rejected)]
+    sides = [
+        chat.encode_pair(tokenizer, row.prompt, side)
+        for row in (rows[0], rows[4])
+        for side in (row.chosen, row.rejected)
+    ]
     assert result.manifest["tokens"] == sum(len(prompt) + len(answer) for prompt, answer in sides)
 
 
 def test_all_pairs_too_long_is_an_error_that_says_so(chain: TinyChain, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pairs left to train on: got 0 rows, because all were dropped \(\{'too_long': \d+\}\)"):
+    with pytest.raises(
+        DataError, match=r"no pairs left to train on: got 0 rows, because all were dropped \(\{'too_long': \d+\}\)"
+    ):
         made(tmp_path, "dpo", with_train(DPO, max_length=8), policy=chain.sft, pairs=chain.pairs)
 
 
 def test_batch_one_accumulated_is_batch_four(chain: TinyChain, tmp_path: Path) -> None:
     pairs = pairs_artifact(tmp_path, [pair(n) for n in range(8)])
-    one, four = (made(tmp_path, "dpo", with_train(DPO, max_updates=4, batch_size=batch, accumulation=4 // batch), policy=chain.sft,
-                      pairs=pairs) for batch in (4, 1))
+    one, four = (
+        made(
+            tmp_path,
+            "dpo",
+            with_train(DPO, max_updates=4, batch_size=batch, accumulation=4 // batch),
+            policy=chain.sft,
+            pairs=pairs,
+        )
+        for batch in (4, 1)
+    )
     assert losses(four) == pytest.approx(losses(one), rel=5e-3)
     assert losses(one)[-1] < 0.68
 
@@ -148,7 +180,13 @@ def test_qlora_goes_on_training_the_adapter_on_a_four_bit_base(chain: TinyChain,
     pytest.importorskip("bitsandbytes", reason="the extra prefline[qlora] is not installed")
     wide = BASE.model_copy(update={"tiny": BASE.tiny.model_copy(update={"hidden_size": 64})})
     base = made(tmp_path, "base", with_train(wide, max_updates=2, log_every=1), corpus=chain.data)
-    policy = made(tmp_path, "sft", with_train(SFT.model_copy(update={"method": "qlora"}), max_updates=2), base=base, chats=chain.data)
+    policy = made(
+        tmp_path,
+        "sft",
+        with_train(SFT.model_copy(update={"method": "qlora"}), max_updates=2),
+        base=base,
+        chats=chain.data,
+    )
     config = with_train(DPO.model_copy(update={"method": "qlora"}), max_updates=2)
     result = made(tmp_path, "dpo", config, policy=policy, pairs=pairs_artifact(tmp_path, [pair(n) for n in range(4)]))
     assert result.manifest["metrics"]["first_loss"] == pytest.approx(math.log(2), abs=1e-3)

@@ -54,17 +54,32 @@ def test_the_three_preference_accuracies_by_hand(chain: TinyChain) -> None:
     assert figure(chain.evaluate, "length_norm_accuracy", "dpo") == pytest.approx(by_length, abs=1e-4)
     assert figure(chain.evaluate, "implicit_reward_accuracy", "dpo") == pytest.approx(implicit, abs=1e-4)
     named = {f["name"] for f in report_of(chain.evaluate)["figures"] if f["model"] == "sft"}
-    assert "raw_logprob_accuracy" in named and "implicit_reward_accuracy" not in named, "the reference has none against itself"
+    assert "raw_logprob_accuracy" in named and "implicit_reward_accuracy" not in named, (
+        "the reference has none against itself"
+    )
 
 
 def test_the_definitions_differ_where_lengths_do() -> None:
     def item(model: str, chosen: float, rejected: float) -> Item:
-        return Item(model=model, suite="pairs", item_id="1", cluster_id="1", lang="en",
-                    scores={"logp_chosen": chosen, "logp_rejected": rejected})
+        return Item(
+            model=model,
+            suite="pairs",
+            item_id="1",
+            cluster_id="1",
+            lang="en",
+            scores={"logp_chosen": chosen, "logp_rejected": rejected},
+        )
 
-    for new, old, expected in (((-5, -9), (-5, -9), 0.0), ((-5, -9), (-6, -9), 1.0), ((-9, -5), (-12, -5), 1.0), ((-4, -8), (-4, -9), 0.0)):
+    for new, old, expected in (
+        ((-5, -9), (-5, -9), 0.0),
+        ((-5, -9), (-6, -9), 1.0),
+        ((-9, -5), (-12, -5), 1.0),
+        ((-4, -8), (-4, -9), 0.0),
+    ):
         done = add_implicit([item("sft", *old), item("dpo", *new)], "dpo", "sft")
-        assert [row.scores.get("implicit") for row in done] == [None, expected], "a tie is wrong; the reference has none"
+        assert [row.scores.get("implicit") for row in done] == [None, expected], (
+            "a tie is wrong; the reference has none"
+        )
 
 
 def test_bits_per_byte_by_hand(chain: TinyChain) -> None:
@@ -74,7 +89,9 @@ def test_bits_per_byte_by_hand(chain: TinyChain) -> None:
     nats = inference.text_nats(model, tokenizer, [row.text for row in texts], window=64, batch_size=1)
     expected = sum(nats) / math.log(2) / sum(len(row.text.encode()) for row in texts)
     assert figure(chain.evaluate, "domain_bits_per_byte", "base") == pytest.approx(expected, abs=1e-3)
-    assert figure(chain.evaluate, "general_bits_per_byte", "base") < figure(chain.evaluate, "domain_bits_per_byte", "base")
+    assert figure(chain.evaluate, "general_bits_per_byte", "base") < figure(
+        chain.evaluate, "domain_bits_per_byte", "base"
+    )
 
 
 def test_switched_adapters_score_as_each_loaded_alone(chain: TinyChain) -> None:
@@ -84,11 +101,21 @@ def test_switched_adapters_score_as_each_loaded_alone(chain: TinyChain) -> None:
     for name in ("base", "pretrain", "sft", "dpo"):
         artifact: Artifact = getattr(chain, name)
         tokenizer = models.load_tokenizer(models.model_folder(artifact.path))
-        alone = score_model({"pretrain": "pretrained"}.get(name, name), models.load_policy(artifact.path), tokenizer, suites, limits, seed=0)
+        alone = score_model(
+            {"pretrain": "pretrained"}.get(name, name),
+            models.load_policy(artifact.path),
+            tokenizer,
+            suites,
+            limits,
+            seed=0,
+        )
         for item in alone:
             together = found[item.model, item.suite, item.item_id]
             assert together.output == item.output
-            assert {k: together.scores[k] for k in item.scores} == pytest.approx(item.scores, abs=1e-3), (name, item.item_id)
+            assert {k: together.scores[k] for k in item.scores} == pytest.approx(item.scores, abs=1e-3), (
+                name,
+                item.item_id,
+            )
     assert found["sft", "domain", "domain-12"].scores != found["dpo", "domain", "domain-12"].scores
 
 
@@ -99,14 +126,22 @@ def test_the_base_is_loaded_once_for_both_adapters(chain: TinyChain, monkeypatch
     stages = {"base": chain.base.path, "pretrained": chain.pretrain.path, "sft": chain.sft.path, "dpo": chain.dpo.path}
     names = [name for name, _, _ in evaluate._loaded(EVALUATE, stages)]
     assert names == list(stages) and [folder.resolve() for folder in loaded] == [
-        (chain.base.path / "model").resolve(), (chain.pretrain.path / "model").resolve()]
+        (chain.base.path / "model").resolve(),
+        (chain.pretrain.path / "model").resolve(),
+    ]
 
 
 def test_two_evaluations_have_the_same_digest(chain: TinyChain, tmp_path: Path) -> None:
     """In another store, at another time: every published byte is of the content."""
     import shutil
 
-    inputs = {"base": chain.base, "pretrained": chain.pretrain, "sft": chain.sft, "dpo": chain.dpo, "heldout": chain.data}
+    inputs = {
+        "base": chain.base,
+        "pretrained": chain.pretrain,
+        "sft": chain.sft,
+        "dpo": chain.dpo,
+        "heldout": chain.data,
+    }
     moved: dict[str, Artifact] = {}
     for name, artifact in {**inputs, "pairs": chain.pairs}.items():
         shutil.copytree(artifact.path, tmp_path / artifact.key)
@@ -114,14 +149,26 @@ def test_two_evaluations_have_the_same_digest(chain: TinyChain, tmp_path: Path) 
     del moved["pairs"]
     again = made(tmp_path, "evaluate", EVALUATE, **moved)
     assert again.key == chain.evaluate.key
-    differ = [name for name, facts in again.manifest["files"].items()
-              if not name.startswith("record/") and facts["sha256"] != chain.evaluate.manifest["files"][name]["sha256"]]
+    differ = [
+        name
+        for name, facts in again.manifest["files"].items()
+        if not name.startswith("record/") and facts["sha256"] != chain.evaluate.manifest["files"][name]["sha256"]
+    ]
     assert not differ and again.digest == chain.evaluate.digest
 
 
 def test_a_stage_that_was_left_out_is_not_scored_twice(chain: TinyChain, tmp_path: Path) -> None:
     config = EVALUATE.model_copy(update={"limit": 2})
-    result = made(tmp_path, "evaluate", config, base=chain.pretrain, pretrained=chain.pretrain, sft=chain.sft, dpo=chain.sft, heldout=chain.data)
+    result = made(
+        tmp_path,
+        "evaluate",
+        config,
+        base=chain.pretrain,
+        pretrained=chain.pretrain,
+        sft=chain.sft,
+        dpo=chain.sft,
+        heldout=chain.data,
+    )
     assert {item.model for item in read_items(result.path / "items.parquet")} == {"base", "sft"}
     alone = made(tmp_path, "evaluate", config, base=chain.base, heldout=chain.data)
     report = report_of(alone)
@@ -132,10 +179,16 @@ def test_a_stage_that_was_left_out_is_not_scored_twice(chain: TinyChain, tmp_pat
 def test_the_report_says_what_was_asked_and_how(chain: TinyChain) -> None:
     report = report_of(chain.evaluate)
     assert [model["name"] for model in report["models"]] == ["base", "pretrained", "sft", "dpo"]
-    assert set(report["histories"]) == {"base", "pretrain", "sft", "dpo"} and report["histories"]["dpo"][0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert set(report["histories"]) == {"base", "pretrain", "sft", "dpo"} and report["histories"]["dpo"][0][
+        "loss"
+    ] == pytest.approx(0.6931, abs=1e-3)
     assert {"suites", "items", "task", "scorer", "generation"} <= set(report["fingerprint"])
     assert {row["step"] for row in report["rows"]} >= {"sft", "pairs", "dpo"}
-    compared = {(c["new"], c["old"]) for c in report["comparisons"]} if report["comparisons"] and "new" in report["comparisons"][0] else None
+    compared = (
+        {(c["new"], c["old"]) for c in report["comparisons"]}
+        if report["comparisons"] and "new" in report["comparisons"][0]
+        else None
+    )
     assert compared is None or ("dpo", "sft") in compared
     html = (chain.evaluate.path / "report.html").read_text()
     assert "领域文本" in html and "Strict format" in html

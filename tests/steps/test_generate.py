@@ -54,7 +54,9 @@ def test_import_is_light() -> None:
 def test_candidates_come_in_prompt_order_whatever_order_answers_arrive(tmp_path: Path) -> None:
     with serve(echo) as server:
         first = build(spec(values(tmp_path, server.url, samples=2)), tmp_path / "a" / "1")
-        server.decide = lambda number, body: Act(text="re: " + body["messages"][-1]["content"], delay=0.02 * (number % 5))
+        server.decide = lambda number, body: Act(
+            text="re: " + body["messages"][-1]["content"], delay=0.02 * (number % 5)
+        )
         second = build(spec(values(tmp_path, server.url, samples=2)), tmp_path / "a" / "2")
     assert [row.id for row in rows(first)] == [f"p{n}/{k}" for n in range(40) for k in (0, 1)]
     assert all(row.answer == f"re: {row.prompt}" and row.teacher == "server" and row.request for row in rows(first))
@@ -118,7 +120,9 @@ def test_sigterm_exits_resumable(tmp_path: Path) -> None:
         (Act(close=True), "connection 40"),
     ],
 )
-def test_a_teacher_that_cannot_answer_leaves_no_artifact_and_its_rows_are_asked_again(tmp_path: Path, act: Act, says: str) -> None:
+def test_a_teacher_that_cannot_answer_leaves_no_artifact_and_its_rows_are_asked_again(
+    tmp_path: Path, act: Act, says: str
+) -> None:
     with serve(lambda number, body: act) as server:
         settings = values(tmp_path, server.url)
         settings["teachers"][0]["give_up_after"] = 1000
@@ -135,10 +139,17 @@ def test_some_failures_are_dropped_with_their_reason(tmp_path: Path) -> None:
         text = body["messages"][-1]["content"]
         if text == "question 3":
             return Act(status=500)
-        return Act(text="cut", finish="length") if text == "question 5" else Act(text="" if text == "question 7" else "fine")
+        return (
+            Act(text="cut", finish="length")
+            if text == "question 5"
+            else Act(text="" if text == "question 7" else "fine")
+        )
 
     with serve(decide) as server:
-        with pytest.raises(TeacherError, match=r"lacks 2 of 40 answers: got server empty 1, server http_500 1 .*max_failed_share is 0.0"):
+        with pytest.raises(
+            TeacherError,
+            match=r"lacks 2 of 40 answers: got server empty 1, server http_500 1 .*max_failed_share is 0.0",
+        ):
             build(spec(values(tmp_path, server.url)), tmp_path / "s" / "g")
         before = len(server.bodies)
         artifact = build(spec(values(tmp_path, server.url, max_failed_share=0.05)), tmp_path / "s" / "g")
@@ -161,7 +172,9 @@ def test_flags_are_noted_or_drop(tmp_path: Path) -> None:
 def test_thought_is_stored_apart(tmp_path: Path) -> None:
     answer = json.dumps({"intent": "usage", "order_number": None, "reply": "Press it."})
     with serve(lambda number, body: Act(text=f"Easy.\n### Answer\n{answer}")) as server:
-        artifact = build(spec(values(tmp_path, server.url, prompt_file="configs/prompts/aftersales-cot.yaml")), tmp_path / "s" / "g")
+        artifact = build(
+            spec(values(tmp_path, server.url, prompt_file="configs/prompts/aftersales-cot.yaml")), tmp_path / "s" / "g"
+        )
         assert "response_format" not in server.bodies[0]
     assert {(row.thought, row.answer) for row in rows(artifact)} == {("Easy.", answer)}
 
@@ -221,7 +234,9 @@ def test_key_follows_content_not_places(tmp_path: Path) -> None:
     assert one.key() == spec(values(tmp_path / "b", "http://two/v1")).key()
     changed = values(tmp_path / "b", "http://two/v1", prompts=PROMPTS[1:])
     assert one.key() != spec(changed).key()
-    assert one.key() != spec(values(tmp_path / "a", "http://one/v1", prompt_file="configs/prompts/aftersales.yaml")).key()
+    assert (
+        one.key() != spec(values(tmp_path / "a", "http://one/v1", prompt_file="configs/prompts/aftersales.yaml")).key()
+    )
 
 
 def test_names_must_differ(tmp_path: Path) -> None:

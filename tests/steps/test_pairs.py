@@ -35,7 +35,11 @@ def read(artifact: Artifact) -> tuple[list[Pair], dict[str, list[Candidate]], li
     samples: dict[str, list[Candidate]] = defaultdict(list)
     for row in read_parquet(artifact.path / "samples.parquet", Candidate):
         samples[row.id.rpartition("-sample")[0]].append(row)
-    return (read_parquet(artifact.path / "pairs.parquet", Pair), samples, read_parquet(artifact.path / "dropped.parquet", Dropped))
+    return (
+        read_parquet(artifact.path / "pairs.parquet", Pair),
+        samples,
+        read_parquet(artifact.path / "dropped.parquet", Dropped),
+    )
 
 
 def score(row: Chat, text: str) -> float:
@@ -53,16 +57,27 @@ def test_the_policy_says_right_and_wrong_things(chain: TinyChain) -> None:
     _, samples, _ = read(chain.pairs)
     task = Task.read(chain.data.path / "task.yaml")
     rows = {row.id: row for row in chats()}
-    found = [(score(rows[name], s.answer), task.score(s.prompt, s.answer)) for name, some in samples.items() for s in some]
+    found = [
+        (score(rows[name], s.answer), task.score(s.prompt, s.answer)) for name, some in samples.items() for s in some
+    ]
     assert {mine for mine, _ in found} == {0.0, 0.5, 1.0} and all(mine == theirs for mine, theirs in found)
     assert len(samples) == 10 and {len(some) for some in samples.values()} == {4}
     assert [s.sample for some in samples.values() for s in some] == [0, 1, 2, 3] * 10
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.6])
-def test_best_stands_against_worst_where_the_margin_is_wide_enough(chain: TinyChain, tmp_path: Path, margin: float) -> None:
-    pairs, samples, dropped = read(made(tmp_path, "pairs", config(min_margin=margin, teacher_share=0.0, imported=False),
-                                        policy=chain.sft, data=chain.data))
+def test_best_stands_against_worst_where_the_margin_is_wide_enough(
+    chain: TinyChain, tmp_path: Path, margin: float
+) -> None:
+    pairs, samples, dropped = read(
+        made(
+            tmp_path,
+            "pairs",
+            config(min_margin=margin, teacher_share=0.0, imported=False),
+            policy=chain.sft,
+            data=chain.data,
+        )
+    )
     rows = {row.id: row for row in chats()}
     expected, reasons = {}, {}
     for name, some in samples.items():
@@ -71,28 +86,46 @@ def test_best_stands_against_worst_where_the_margin_is_wide_enough(chain: TinyCh
             expected[f"{name}-policy0"] = (max(scores), min(scores))
         else:
             reasons[name] = "low_margin"
-    assert {row.id: (score(rows[row.id[:-8]], row.chosen[0].content), score(rows[row.id[:-8]], row.rejected[0].content))
-            for row in pairs} == expected
+    assert {
+        row.id: (score(rows[row.id[:-8]], row.chosen[0].content), score(rows[row.id[:-8]], row.rejected[0].content))
+        for row in pairs
+    } == expected
     assert {row.id: row.reason for row in dropped} == reasons and len(expected) + len(reasons) == 10 and expected
     for row in pairs:
-        assert row.margin == pytest.approx(expected[row.id][0] - expected[row.id][1]) and row.source == "policy against policy"
+        assert (
+            row.margin == pytest.approx(expected[row.id][0] - expected[row.id][1])
+            and row.source == "policy against policy"
+        )
         assert row.prompt == rows[row.id[:-8]].messages[:-1], "system line and question"
         assert json.loads(row.evidence)["chosen"]["score"] == expected[row.id][0]
 
 
 def test_chosen_must_be_good_enough(chain: TinyChain, tmp_path: Path) -> None:
-    result = made(tmp_path, "pairs", config(min_chosen=0.9, teacher_share=0.0, imported=False), policy=chain.sft, data=chain.data)
+    result = made(
+        tmp_path, "pairs", config(min_chosen=0.9, teacher_share=0.0, imported=False), policy=chain.sft, data=chain.data
+    )
     pairs, samples, dropped = read(result)
     rows = {row.id: row for row in chats()}
     assert all(score(rows[row.id[:-8]], row.chosen[0].content) == 1.0 for row in pairs)
-    low = {name for name, some in samples.items() if {0.0, 0.5} <= {score(rows[name], s.answer) for s in some} <= {0.0, 0.5}}
+    low = {
+        name
+        for name, some in samples.items()
+        if {0.0, 0.5} <= {score(rows[name], s.answer) for s in some} <= {0.0, 0.5}
+    }
     assert {row.id for row in dropped if row.reason == "chosen_too_low"} == low
     assert result.manifest["rows"]["out"]["prompts paired"] == len(pairs)
 
 
 def test_several_pairs_a_prompt_never_use_an_answer_twice(chain: TinyChain, tmp_path: Path) -> None:
-    pairs, samples, _ = read(made(tmp_path, "pairs", config(per_prompt=9, samples=5, teacher_share=0.0, imported=False),
-                                  policy=chain.sft, data=chain.data))
+    pairs, samples, _ = read(
+        made(
+            tmp_path,
+            "pairs",
+            config(per_prompt=9, samples=5, teacher_share=0.0, imported=False),
+            policy=chain.sft,
+            data=chain.data,
+        )
+    )
     by_prompt: dict[str, list[Pair]] = defaultdict(list)
     for row in pairs:
         by_prompt[row.id.rpartition("-")[0]].append(row)
@@ -110,12 +143,22 @@ def test_the_teacher_stands_against_the_policys_worst_where_it_is_better(chain: 
     rows = {row.id: row for row in chats()}
     found = {row.id.removesuffix("-teacher"): row for row in pairs if row.source == "teacher against policy"}
     for name, some in samples.items():
-        worst, teacher = min(score(rows[name], s.answer) for s in some), score(rows[name], rows[name].messages[-1].content)
+        worst, teacher = (
+            min(score(rows[name], s.answer) for s in some),
+            score(rows[name], rows[name].messages[-1].content),
+        )
         assert (name in found) == (teacher - worst >= 0.1), (name, teacher, worst)
         if name in found:
-            assert found[name].chosen == rows[name].messages[-1:] and score(rows[name], found[name].rejected[0].content) == worst
+            assert (
+                found[name].chosen == rows[name].messages[-1:]
+                and score(rows[name], found[name].rejected[0].content) == worst
+            )
     counted = result.manifest["rows"]
-    assert counted["in"]["teacher answers"] == 10 == len(found) + sum(row.reason == "teacher_not_better" for row in dropped)
+    assert (
+        counted["in"]["teacher answers"]
+        == 10
+        == len(found) + sum(row.reason == "teacher_not_better" for row in dropped)
+    )
     share = made(tmp_path, "pairs", config(teacher_share=0.4, imported=False), policy=chain.sft, data=chain.data)
     assert 0 < share.manifest["rows"]["in"]["teacher answers"] < 10
 
@@ -131,15 +174,25 @@ def test_imported_pairs_come_along_unchanged_or_stay_away(chain: TinyChain, tmp_
 
 def test_longer_conversations_and_repeated_prompts_are_not_sampled(chain: TinyChain, tmp_path: Path) -> None:
     first = chats(1)[0]
-    rows = [first, first.model_copy(update={"id": "again"}),
-            Chat(id="long", source="made", messages=[turn("user", "a"), turn("assistant", YES), turn("user", "b"), turn("assistant", NO)])]
+    rows = [
+        first,
+        first.model_copy(update={"id": "again"}),
+        Chat(
+            id="long",
+            source="made",
+            messages=[turn("user", "a"), turn("assistant", YES), turn("user", "b"), turn("assistant", NO)],
+        ),
+    ]
     _, samples, _ = read(made(tmp_path, "pairs", config(), policy=chain.sft, data=data_artifact(tmp_path, chats=rows)))
     assert set(samples) == {"chat-0"}
 
 
 def test_without_a_task_nothing_scores_the_samples(chain: TinyChain, tmp_path: Path) -> None:
     data = data_artifact(tmp_path, task=None)
-    with pytest.raises(ConfigError, match="got data without task.yaml, because clean.task is not set; set clean.task .* or pairs.prompts=0"):
+    with pytest.raises(
+        ConfigError,
+        match="got data without task.yaml, because clean.task is not set; set clean.task .* or pairs.prompts=0",
+    ):
         made(tmp_path, "pairs", PAIRS, policy=chain.sft, data=data)
     assert made(tmp_path, "pairs", config(prompts=0), policy=chain.sft, data=data).manifest["metrics"]["pairs"] == 8
 
@@ -147,8 +200,17 @@ def test_without_a_task_nothing_scores_the_samples(chain: TinyChain, tmp_path: P
 def test_no_pairs_is_an_error_with_the_reasons(chain: TinyChain, tmp_path: Path) -> None:
     nothing = config(min_margin=1.0, min_chosen=1.0, prompts=2, samples=2, imported=False, teacher_share=0.0)
     rows = [row.model_copy(update={"id": f"x{n}"}) for n, row in enumerate(chats(2))]
-    with pytest.raises(DataError, match=r"no preference pairs: got 0 pairs, because of \{.*'(low_margin|chosen_too_low)': \d.*\}; lower"):
-        made(tmp_path, "pairs", nothing.model_copy(update={"temperature": 0.01}), policy=chain.sft, data=data_artifact(tmp_path, chats=rows))
+    with pytest.raises(
+        DataError,
+        match=r"no preference pairs: got 0 pairs, because of \{.*'(low_margin|chosen_too_low)': \d.*\}; lower",
+    ):
+        made(
+            tmp_path,
+            "pairs",
+            nothing.model_copy(update={"temperature": 0.01}),
+            policy=chain.sft,
+            data=data_artifact(tmp_path, chats=rows),
+        )
     with pytest.raises(DataError, match="because of nothing to make them from"):
         made(tmp_path, "pairs", config(prompts=0), policy=chain.sft, data=data_artifact(tmp_path, "empty", pairs=[]))
     assert not [path for path in (tmp_path / "pairs").iterdir() if not path.name.startswith(".")]
@@ -172,12 +234,20 @@ main("pairs", sys.argv[1:])
 
 
 @pytest.mark.fault
-def test_killed_in_mid_batch_it_samples_only_what_is_missing(chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_mid_batch_it_samples_only_what_is_missing(
+    chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """40 samples in batches of 4, 4 and 2; SIGKILL after the 16th answer, in mid-batch."""
     what = spec("pairs", PAIRS, policy=chain.sft, data=chain.data)
     out = tmp_path / "cut" / what.key()
-    done = subprocess.run([sys.executable, "-c", KILL, *argv(tmp_path, what, out)], cwd=ROOT, env=environment(), capture_output=True,
-                          text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", KILL, *argv(tmp_path, what, out)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == -9 and not out.exists(), done.stderr
     assert (work_folder(out) / ".resume" / "samples.sqlite").exists()
     sampled: list[int] = []
@@ -197,8 +267,16 @@ def test_killed_in_mid_batch_it_samples_only_what_is_missing(chain: TinyChain, t
 
 
 def judged(url: str) -> PairsConfig:
-    teacher = {"kind": "http", "name": "judge", "endpoint": "test", "base_url": url, "model": "m", "temperature": 0, "backoff_seconds": 0.01,
-               "attempts": 2}
+    teacher = {
+        "kind": "http",
+        "name": "judge",
+        "endpoint": "test",
+        "base_url": url,
+        "model": "m",
+        "temperature": 0,
+        "backoff_seconds": 0.01,
+        "attempts": 2,
+    }
     return config(judge={"teacher": teacher}, teacher_share=0.0)
 
 
@@ -236,7 +314,9 @@ def test_a_judge_that_agrees_keeps_the_pairs_with_its_evidence(chain: TinyChain,
     ],
     ids=["inconsistent", "disagrees", "tie", "unparsed"],
 )
-def test_a_judge_that_does_not_agree_drops_the_pair_with_the_reason(chain: TinyChain, tmp_path: Path, choose: Any, reason: str) -> None:
+def test_a_judge_that_does_not_agree_drops_the_pair_with_the_reason(
+    chain: TinyChain, tmp_path: Path, choose: Any, reason: str
+) -> None:
     with serve(says(choose)) as server:
         result = made(tmp_path, "pairs", judged(server.url), policy=chain.sft, data=chain.data)
     pairs, _, dropped = read(result)
@@ -248,5 +328,7 @@ def test_a_judge_that_does_not_agree_drops_the_pair_with_the_reason(chain: TinyC
 
 def test_the_judge_is_in_the_key_and_its_address_is_not(chain: TinyChain) -> None:
     inputs = {"policy": chain.sft, "data": chain.data}
-    one, two = (spec("pairs", judged(url), **inputs).key() for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"))
+    one, two = (
+        spec("pairs", judged(url), **inputs).key() for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1")
+    )
     assert one == two != spec("pairs", config(teacher_share=0.0), **inputs).key()

@@ -27,7 +27,9 @@ def test_the_replay_share_is_what_was_asked(chain: TinyChain, tmp_path: Path, re
     result = made(tmp_path, "pretrain", config, base=chain.base, corpus=data)
     tokenizer = models.load_tokenizer(chain.base.path / "model")
     longest = max(len(tokenizer(row.text)["input_ids"]) for row in general)
-    assert result.manifest["metrics"]["replay_share"] == pytest.approx(replay, abs=(longest + 30) / result.manifest["tokens"])
+    assert result.manifest["metrics"]["replay_share"] == pytest.approx(
+        replay, abs=(longest + 30) / result.manifest["tokens"]
+    )
     rows = result.manifest["rows"]
     assert rows["in"] == {"domain": 12, "general": 200} and rows["out"]["trained domain"] == 12
     assert rows["out"]["trained general"] + rows["dropped"]["general"]["not_needed_for_replay"] == 200
@@ -36,7 +38,9 @@ def test_the_replay_share_is_what_was_asked(chain: TinyChain, tmp_path: Path, re
 
 def test_replay_beyond_the_general_text_says_its_share(chain: TinyChain, tmp_path: Path) -> None:
     config = with_train(PRETRAIN.model_copy(update={"replay": 0.9}), max_updates=1, warmup=0.0)
-    result = made(tmp_path, "pretrain", config, base=chain.base, corpus=data_artifact(tmp_path, general=texts("general", 2)))
+    result = made(
+        tmp_path, "pretrain", config, base=chain.base, corpus=data_artifact(tmp_path, general=texts("general", 2))
+    )
     assert result.manifest["metrics"]["replay_share"] < 0.5, "the real share, not the one that was asked for"
 
 
@@ -66,7 +70,9 @@ def test_every_weight_of_a_full_run_moves(chain: TinyChain) -> None:
 
 
 @pytest.mark.fault
-def test_killed_and_resumed_equals_uninterrupted_also_from_an_older_checkpoint(chain: TinyChain, tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted_also_from_an_older_checkpoint(
+    chain: TinyChain, tmp_path: Path
+) -> None:
     """kill -9 between checkpoints; and in mid-save: then the newest one has no mark and a cut file."""
     what = spec("pretrain", PRETRAIN, base=chain.base, corpus=chain.data)
     clean, damaged = (tmp_path / name / what.key() for name in ("killed", "damaged"))

@@ -23,11 +23,15 @@ from steps.promote import Guard, Primary, PromoteConfig, Verdict
 
 def artifact(folder: Path, step: str, digest: str, inputs: dict[str, str] | None = None) -> Path:
     """Close a folder as the store does: a manifest that lists every file."""
-    files = {path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": "-"}
-             for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": "-"}
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     entries = {name: {"key": f"{name}/0", "digest": value} for name, value in (inputs or {}).items()}
-    (folder / "manifest.json").write_text(json.dumps({"key": f"{step}/{digest[:20]}", "step": step, "digest": digest,
-                                                      "inputs": entries, "files": files}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"key": f"{step}/{digest[:20]}", "step": step, "digest": digest, "inputs": entries, "files": files})
+    )
     return folder
 
 
@@ -47,28 +51,43 @@ def evaluation(folder: Path, items: list[Item], digest: str, fingerprint: dict[s
         shown = shown.model_copy(update={"fingerprint": fingerprint})
     (folder / "report.json").write_text(shown.model_dump_json())
     figures.write_items(folder / "items.parquet", items)
-    return artifact(folder, "evaluate", f"report of {digest}",
-                    {"base": "base digest", "sft": "sft digest", "dpo": digest, "heldout": "data digest"})
+    return artifact(
+        folder,
+        "evaluate",
+        f"report of {digest}",
+        {"base": "base digest", "sft": "sft digest", "dpo": digest, "heldout": "data digest"},
+    )
 
 
 def decide(config: PromoteConfig, policy_folder: Path, report_folder: Path, out: Path) -> Verdict:
     out.mkdir()
-    context = Context(log=logging.getLogger("test"), seed=0, resume=out / ".resume",
-                      progress=lambda items, label, total=None: iter(items), track=lambda values, step=None: None)
+    context = Context(
+        log=logging.getLogger("test"),
+        seed=0,
+        resume=out / ".resume",
+        progress=lambda items, label, total=None: iter(items),
+        track=lambda values, step=None: None,
+    )
     promote.run(config, policy=policy_folder, report=report_folder, out=out, context=context)
     return Verdict.model_validate_json((out / "verdict.json").read_text())
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> PromoteConfig:
-    guards = tuple(Guard(figure=guard.figure, margin=2 * guard.margin) for guard in PromoteConfig().guards)  # few items here
+    guards = tuple(
+        Guard(figure=guard.figure, margin=2 * guard.margin) for guard in PromoteConfig().guards
+    )  # few items here
     return PromoteConfig(registry=tmp_path / "registry", guards=guards)
 
 
 def improved(items: list[Item], by: float) -> list[Item]:
     """The same items, with the candidate's rule score changed."""
-    return [item.model_copy(update={"scores": {**item.scores, "rules": item.scores["rules"] + by}})
-            if item.model == "dpo" and "rules" in item.scores else item for item in items]
+    return [
+        item.model_copy(update={"scores": {**item.scores, "rules": item.scores["rules"] + by}})
+        if item.model == "dpo" and "rules" in item.scores
+        else item
+        for item in items
+    ]
 
 
 def test_the_first_champion_must_beat_sft(config: PromoteConfig, tmp_path: Path) -> None:
@@ -79,8 +98,14 @@ def test_the_first_champion_must_beat_sft(config: PromoteConfig, tmp_path: Path)
     champion = Registry(config.registry).champion("after-sales")
     assert champion is not None and champion.facts["policy"] == "one" and champion.facts["base"] == "b" * 64
     held = {path.relative_to(champion.folder).as_posix() for path in champion.folder.rglob("*") if path.is_file()}
-    assert held == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "chain.json", "eval/report.json",
-                    "eval/items.jsonl.zst", "manifest.json"}
+    assert held == {
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "chain.json",
+        "eval/report.json",
+        "eval/items.jsonl.zst",
+        "manifest.json",
+    }
     checks = {check.figure: check for check in verdict.checks}
     expected = figures.compare(items, example_report.MEASURES[3], "dpo", "sft", confidence=0.9)
     assert checks["rule_score"].improvement == expected.interval
@@ -91,7 +116,10 @@ def test_no_improvement_is_no_promotion(config: PromoteConfig, tmp_path: Path) -
     """dpo = sft on every item: nothing differs, so nothing is shown; the version is registered all the same."""
     items = example_report.items()
     sft = {(item.suite, item.item_id): item.scores for item in items if item.model == "sft"}
-    same = [item.model_copy(update={"scores": sft[item.suite, item.item_id]}) if item.model == "dpo" else item for item in items]
+    same = [
+        item.model_copy(update={"scores": sft[item.suite, item.item_id]}) if item.model == "dpo" else item
+        for item in items
+    ]
     folder = tmp_path / "r"
     folder.mkdir()
     (folder / "report.json").write_text(example_report.report(items).model_dump_json())
@@ -111,8 +139,12 @@ def test_a_loss_is_rejected(config: PromoteConfig, tmp_path: Path) -> None:
 
 def test_a_broken_guard_is_rejected(config: PromoteConfig, tmp_path: Path) -> None:
     strict = config.model_copy(update={"guards": (Guard(figure="domain_bits_per_byte", margin=0.2),)})
-    items = [item.model_copy(update={"scores": {**item.scores, "bits": item.scores["bits"] * 1.1}})
-             if item.model == "dpo" and item.suite == "heldout_domain" else item for item in example_report.items()]
+    items = [
+        item.model_copy(update={"scores": {**item.scores, "bits": item.scores["bits"] * 1.1}})
+        if item.model == "dpo" and item.suite == "heldout_domain"
+        else item
+        for item in example_report.items()
+    ]
     verdict = decide(strict, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "out")
     assert verdict.verdict == "reject"
     assert [check.outcome for check in verdict.checks] == ["pass", "fail"]
@@ -120,7 +152,9 @@ def test_a_broken_guard_is_rejected(config: PromoteConfig, tmp_path: Path) -> No
 
 def test_min_effect_counts(config: PromoteConfig, tmp_path: Path) -> None:
     greedy = config.model_copy(update={"primary": Primary(min_effect=0.5)})
-    verdict = decide(greedy, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", example_report.items(), "one"), tmp_path / "o")
+    verdict = decide(
+        greedy, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", example_report.items(), "one"), tmp_path / "o"
+    )
     assert verdict.verdict == "reject"
 
 
@@ -128,9 +162,19 @@ def test_champion_and_challenger_are_paired(config: PromoteConfig, tmp_path: Pat
     """A second policy meets the first one's stored items; against itself it would have passed."""
     items = example_report.items()
     decide(config, policy(tmp_path / "p1", "one"), evaluation(tmp_path / "r1", items, "one"), tmp_path / "o1")
-    worse = decide(config, policy(tmp_path / "p2", "two"), evaluation(tmp_path / "r2", improved(items, -0.05), "two"), tmp_path / "o2")
+    worse = decide(
+        config,
+        policy(tmp_path / "p2", "two"),
+        evaluation(tmp_path / "r2", improved(items, -0.05), "two"),
+        tmp_path / "o2",
+    )
     assert worse.verdict == "reject" and worse.against == "champion one"
-    better = decide(config, policy(tmp_path / "p3", "three"), evaluation(tmp_path / "r3", improved(items, 0.05), "three"), tmp_path / "o3")
+    better = decide(
+        config,
+        policy(tmp_path / "p3", "three"),
+        evaluation(tmp_path / "r3", improved(items, 0.05), "three"),
+        tmp_path / "o3",
+    )
     assert better.verdict == "promote", better.reasons
     assert better.checks[0].improvement.value == pytest.approx(0.05)
     champion = Registry(config.registry).champion("after-sales")
@@ -141,7 +185,12 @@ def test_another_fingerprint_is_invalid(config: PromoteConfig, tmp_path: Path) -
     items = example_report.items()
     decide(config, policy(tmp_path / "p1", "one"), evaluation(tmp_path / "r1", items, "one"), tmp_path / "o1")
     changed = {**example_report.report(items).fingerprint, "dtype": "bfloat16"}
-    verdict = decide(config, policy(tmp_path / "p2", "two"), evaluation(tmp_path / "r2", improved(items, 0.2), "two", changed), tmp_path / "o2")
+    verdict = decide(
+        config,
+        policy(tmp_path / "p2", "two"),
+        evaluation(tmp_path / "r2", improved(items, 0.2), "two", changed),
+        tmp_path / "o2",
+    )
     assert verdict.verdict == "invalid" and "dtype" in verdict.reasons[0] and verdict.checks == []
 
 
@@ -162,7 +211,12 @@ def test_what_cannot_be_judged_is_invalid(config: PromoteConfig, tmp_path: Path,
     artifact(folder, "evaluate", "r", {"sft": "s", "dpo": "other" if harm == "policy" else "one"})
     verdict = decide(config, policy(tmp_path / "p", "one"), folder, tmp_path / "out")
     assert verdict.verdict == "invalid"
-    said = {"error": "TimeoutError", "missing": "not paired", "figure": "'rule_scores' of the gate", "policy": "not about this policy"}
+    said = {
+        "error": "TimeoutError",
+        "missing": "not paired",
+        "figure": "'rule_scores' of the gate",
+        "policy": "not about this policy",
+    }
     assert said[harm] in verdict.reasons[0]
     assert Registry(config.registry).champion("after-sales") is None
 
@@ -195,7 +249,12 @@ def test_a_verdict_holds_only_with_its_registry(config: PromoteConfig, tmp_path:
 def test_a_rollback_is_not_undone_by_running_again(config: PromoteConfig, tmp_path: Path) -> None:
     items = example_report.items()
     decide(config, policy(tmp_path / "p1", "one"), evaluation(tmp_path / "r1", items, "one"), tmp_path / "o1")
-    decide(config, policy(tmp_path / "p2", "two"), evaluation(tmp_path / "r2", improved(items, 0.05), "two"), tmp_path / "o2")
+    decide(
+        config,
+        policy(tmp_path / "p2", "two"),
+        evaluation(tmp_path / "r2", improved(items, 0.05), "two"),
+        tmp_path / "o2",
+    )
     registry = Registry(config.registry)
     champion = registry.champion("after-sales")
     assert champion is not None and champion.facts["policy"] == "two"
@@ -212,7 +271,10 @@ def test_a_whole_model_can_be_registered(config: PromoteConfig, tmp_path: Path) 
     safetensors(folder / "model" / "model.safetensors")
     (folder / "model" / "config.json").write_text("{}")
     artifact(folder, "pretrain", "one")
-    assert decide(config, folder, evaluation(tmp_path / "r", example_report.items(), "one"), tmp_path / "o").verdict == "promote"
+    assert (
+        decide(config, folder, evaluation(tmp_path / "r", example_report.items(), "one"), tmp_path / "o").verdict
+        == "promote"
+    )
 
 
 def test_answers_with_odd_line_ends_survive_the_registry(config: PromoteConfig, tmp_path: Path) -> None:
@@ -225,8 +287,19 @@ def test_answers_with_odd_line_ends_survive_the_registry(config: PromoteConfig, 
 def test_the_shell_door(config: PromoteConfig, tmp_path: Path) -> None:
     (tmp_path / "promote.json").write_text(json.dumps(config.model_dump(mode="json")))
     evaluation(tmp_path / "r", example_report.items(), "one")
-    command = [sys.executable, "-m", "steps.promote", "--config", str(tmp_path / "promote.json"), "--policy",
-               str(policy(tmp_path / "p", "one")), "--report", str(tmp_path / "r"), "--out", str(tmp_path / "out" / "promote")]
+    command = [
+        sys.executable,
+        "-m",
+        "steps.promote",
+        "--config",
+        str(tmp_path / "promote.json"),
+        "--policy",
+        str(policy(tmp_path / "p", "one")),
+        "--report",
+        str(tmp_path / "r"),
+        "--out",
+        str(tmp_path / "out" / "promote"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "promote" / "manifest.json").read_text())

@@ -28,7 +28,9 @@ def test_every_adapter_weight_moved_and_the_base_did_not(chain: TinyChain) -> No
 
     saved = load_file(chain.sft.path / "adapter" / "adapter_model.safetensors")
     ups = {name: value for name, value in saved.items() if "lora_B" in name}
-    assert len(ups) == 2 * 7 and all(value.abs().max() > 0 for value in ups.values()), "B starts at zero; seven matrices a layer"
+    assert len(ups) == 2 * 7 and all(value.abs().max() > 0 for value in ups.values()), (
+        "B starts at zero; seven matrices a layer"
+    )
     assert models.Chain.read(chain.sft.path).base == models.model_digest(chain.pretrain.path / "model")
     metrics = chain.sft.manifest["metrics"]
     assert metrics["loss_last"] < metrics["loss_first"] and 0.05 < metrics["trained_share"] < 0.5
@@ -51,7 +53,9 @@ def test_too_long_rows_are_dropped_whole_and_counted(chain: TinyChain, tmp_path:
     result = made(tmp_path, "sft", with_train(SFT, max_updates=1, warmup=0.0), base=chain.pretrain, chats=data)
     assert result.manifest["rows"] == {"in": {"chats": 5}, "out": {"trained": 4}, "dropped": {"chats": {"too_long": 1}}}
     [dropped] = read_parquet(result.path / "dropped.parquet", Dropped)
-    assert (dropped.id, dropped.reason, dropped.step) == ("long", "too_long", "sft") and dropped.detail.endswith("limit 96")
+    assert (dropped.id, dropped.reason, dropped.step) == ("long", "too_long", "sft") and dropped.detail.endswith(
+        "limit 96"
+    )
     assert Chat.model_validate_json(dropped.row) == long, "whole, not cut"
     tokenizer = models.load_tokenizer(chain.pretrain.path / "model")
     assert result.manifest["tokens"] == sum(len(chat.encode(tokenizer, row.messages).input_ids) for row in chats(4))
@@ -61,13 +65,17 @@ def test_a_row_at_the_limit_stays(chain: TinyChain, tmp_path: Path) -> None:
     tokenizer = models.load_tokenizer(chain.pretrain.path / "model")
     longest = max(len(chat.encode(tokenizer, row.messages).input_ids) for row in chats(4))
     data = data_artifact(tmp_path, chats=chats(4))
-    at, below = (made(tmp_path, "sft", with_train(SFT, max_updates=1, warmup=0.0, max_length=n), base=chain.pretrain, chats=data)
-                 for n in (longest, longest - 1))
+    at, below = (
+        made(tmp_path, "sft", with_train(SFT, max_updates=1, warmup=0.0, max_length=n), base=chain.pretrain, chats=data)
+        for n in (longest, longest - 1)
+    )
     assert at.manifest["rows"]["out"]["trained"] == 4 and below.manifest["rows"]["out"]["trained"] < 4
 
 
 def test_all_rows_too_long_is_an_error_that_says_so(chain: TinyChain, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no chats left to train on: got 0 rows, because all were dropped \(\{'too_long': 16\}\)"):
+    with pytest.raises(
+        DataError, match=r"no chats left to train on: got 0 rows, because all were dropped \(\{'too_long': 16\}\)"
+    ):
         made(tmp_path, "sft", with_train(SFT, max_length=8), base=chain.pretrain, chats=chain.data)
     assert not [path for path in (tmp_path / "sft").iterdir() if not path.name.startswith(".")]
 
@@ -82,7 +90,9 @@ def test_a_learning_rate_that_explodes_stops_the_run(chain: TinyChain, tmp_path:
 def test_batch_one_accumulated_is_batch_four(chain: TinyChain, tmp_path: Path) -> None:
     data = data_artifact(tmp_path, chats=[row for row in chats() if row.lang == "en"])
     one = made(tmp_path, "sft", with_train(SFT, max_updates=4, batch_size=4), base=chain.pretrain, chats=data)
-    four = made(tmp_path, "sft", with_train(SFT, max_updates=4, batch_size=1, accumulation=4), base=chain.pretrain, chats=data)
+    four = made(
+        tmp_path, "sft", with_train(SFT, max_updates=4, batch_size=1, accumulation=4), base=chain.pretrain, chats=data
+    )
     assert losses(four) == pytest.approx(losses(one), rel=2e-3)
 
 
@@ -91,8 +101,13 @@ def test_sigterm_saves_and_says_resumable_and_resuming_equals_uninterrupted(chai
     """The real step from the shell, with dropout; save_every is far away, so the checkpoint is the signal's."""
     what = spec("sft", with_train(DROPOUT, max_updates=40, save_every=1000), base=chain.pretrain, chats=chain.data)
     out = tmp_path / "cut" / what.key()
-    child = subprocess.Popen([sys.executable, "-m", "steps.sft", *argv(tmp_path, what, out)], cwd=ROOT, env=environment(),
-                             stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "steps.sft", *argv(tmp_path, what, out)],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert child.stderr is not None
     said = ""
     for line in child.stderr:
@@ -103,7 +118,10 @@ def test_sigterm_saves_and_says_resumable_and_resuming_equals_uninterrupted(chai
             break
     said += child.communicate(timeout=60)[1] or ""
     assert child.returncode == 75, said
-    assert "Resumable: stopped by SIGTERM: the partial work is kept; run the same command again" in said and not out.exists()
+    assert (
+        "Resumable: stopped by SIGTERM: the partial work is kept; run the same command again" in said
+        and not out.exists()
+    )
     assert list((work_folder(out) / ".resume" / "checkpoints").glob("checkpoint-*/complete.json"))
     same(build(what, out), whole(tmp_path, what))
 
@@ -119,10 +137,16 @@ def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(chain: Tiny
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 def test_qlora_trains_on_a_four_bit_base(chain: TinyChain, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra prefline[qlora] is not installed")
-    config = SFT.model_copy(update={"method": "qlora", "train": SFT.train.model_copy(update={"max_updates": 1, "warmup": 0.0})})
+    config = SFT.model_copy(
+        update={"method": "qlora", "train": SFT.train.model_copy(update={"max_updates": 1, "warmup": 0.0})}
+    )
     result = made(tmp_path, "sft", config, base=chain.pretrain, chats=chain.data)
-    assert result.manifest["metrics"]["updates"] == 1 and (result.path / "adapter" / "adapter_model.safetensors").exists()
-    assert models.Chain.read(result.path).base == models.model_digest(chain.pretrain.path / "model"), "the unquantised base"
+    assert (
+        result.manifest["metrics"]["updates"] == 1 and (result.path / "adapter" / "adapter_model.safetensors").exists()
+    )
+    assert models.Chain.read(result.path).base == models.model_digest(chain.pretrain.path / "model"), (
+        "the unquantised base"
+    )
 
 
 def test_what_is_published_does_not_depend_on_the_process(chain: TinyChain, tmp_path: Path) -> None:

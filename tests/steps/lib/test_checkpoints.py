@@ -52,7 +52,9 @@ def test_a_crash_in_mid_save_falls_back_to_the_older_whole_one(tmp_path: Path, h
     harm(checkpoint(tmp_path, 20))
     assert checkpoints.newest_valid(tmp_path) == tmp_path / "checkpoint-10"
     [aside] = tmp_path.glob("damaged-checkpoint-20-*")
-    assert (aside / "deep").is_dir() and not (tmp_path / "checkpoint-20").exists(), "set aside, not deleted, and not found again"
+    assert (aside / "deep").is_dir() and not (tmp_path / "checkpoint-20").exists(), (
+        "set aside, not deleted, and not found again"
+    )
     assert checkpoints.newest_valid(tmp_path) == tmp_path / "checkpoint-10"
 
 

@@ -408,7 +408,7 @@ def test_a_missing_file_hides_no_other_problem(run: Run, tmp_path: Path) -> None
         load(Root, [Path("no.yaml"), tmp_path, Path("latin.yaml"), Path("1.yaml")])
     # Nothing about base.url: it may stand in the file that cannot be read.
     assert caught.value.problems == [
-        "no.yaml cannot be read: there is no such file; write it, or correct the path",
+        "no.yaml cannot be read: got no such file, because it was not written or lies elsewhere; write it, or correct the path",
         f"{tmp_path.as_posix()} cannot be read, because of this: is a directory; give a readable YAML file",
         "latin.yaml:3 cannot be read, because it is not UTF-8; save the file as UTF-8",
         "dpo.betta is wrong: got 1 (1.yaml:2), because there is no such key; did you mean 'dpo.beta'?",

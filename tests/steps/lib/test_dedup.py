@@ -35,8 +35,19 @@ def jaccard(one: str, other: str) -> float:
     return len(left & right) / len(left | right) if left | right else 0.0
 
 
-ODD = ["", " ", "a", "订单", "one two three four", "一二三四五", "İstanbul İİ two three four five", "a\x00b\nc d e f",
-       "\ud83d half a pair two three four", "𠀀𠀁𠀂𠀃𠀄𠀅", "Ｆｕｌｌ width ｗｏｒｄｓ here and there"]
+ODD = [
+    "",
+    " ",
+    "a",
+    "订单",
+    "one two three four",
+    "一二三四五",
+    "İstanbul İİ two three four five",
+    "a\x00b\nc d e f",
+    "\ud83d half a pair two three four",
+    "𠀀𠀁𠀂𠀃𠀄𠀅",
+    "Ｆｕｌｌ width ｗｏｒｄｓ here and there",
+]
 
 
 def test_tokens_are_words_and_single_han_characters() -> None:

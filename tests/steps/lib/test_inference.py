@@ -24,7 +24,9 @@ def model(tokenizer: Any) -> Any:
     import torch
 
     torch.manual_seed(3)
-    made = tiny.build_model(tokenizer, tiny.TinyConfig(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2))
+    made = tiny.build_model(
+        tokenizer, tiny.TinyConfig(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2)
+    )
     with torch.no_grad():
         for p in made.parameters():
             p.mul_(6.0)  # far from uniform, so that a mistake shows
@@ -114,8 +116,16 @@ def test_every_answer_is_reported_once_and_a_stop_is_looked_at_between_batches(m
     prompts = [prompt for prompt, _ in rows(tokenizer)]
     done: list[int] = []
     checks: list[int] = []
-    generate(model, tokenizer, prompts, Sampling(0.0, 1.0, 2), seed=0, batch_size=3, done=lambda i, answer: done.append(i),
-             check=lambda: checks.append(len(done)))
+    generate(
+        model,
+        tokenizer,
+        prompts,
+        Sampling(0.0, 1.0, 2),
+        seed=0,
+        batch_size=3,
+        done=lambda i, answer: done.append(i),
+        check=lambda: checks.append(len(done)),
+    )
     assert sorted(done) == list(range(len(prompts))) and checks == [0, 3, 6]
 
 
@@ -135,7 +145,9 @@ def test_bits_score_every_token_once_whatever_the_window(model: Any, tokenizer: 
 def test_bits_of_a_uniform_model_are_the_logarithm_of_the_vocabulary(tokenizer: Any) -> None:
     import torch
 
-    flat = tiny.build_model(tokenizer, tiny.TinyConfig(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2))
+    flat = tiny.build_model(
+        tokenizer, tiny.TinyConfig(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2)
+    )
     with torch.no_grad():
         for p in flat.parameters():
             p.zero_()

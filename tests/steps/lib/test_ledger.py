@@ -9,7 +9,13 @@ import pytest
 from steps.lib.errors import DataError
 from steps.lib.ledger import Reply, RequestLedger, RowLedger
 
-CONTENT = {"model": "m", "endpoint": "e", "messages": [{"role": "user", "content": "你好"}], "temperature": 0.7, "seed": 1}
+CONTENT = {
+    "model": "m",
+    "endpoint": "e",
+    "messages": [{"role": "user", "content": "你好"}],
+    "temperature": 0.7,
+    "seed": 1,
+}
 
 
 def test_rows_balance_and_a_lost_row_is_named() -> None:
@@ -27,7 +33,12 @@ def test_rows_balance_and_a_lost_row_is_named() -> None:
 def test_key_follows_content_and_not_the_order_of_its_fields() -> None:
     key = RequestLedger.key(**CONTENT)
     assert key == RequestLedger.key(**dict(reversed(list(CONTENT.items()))))
-    for change in ({"seed": 2}, {"model": "n"}, {"temperature": 0.70001}, {"messages": [{"role": "user", "content": "你好 "}]}):
+    for change in (
+        {"seed": 2},
+        {"model": "n"},
+        {"temperature": 0.70001},
+        {"messages": [{"role": "user", "content": "你好 "}]},
+    ):
         assert RequestLedger.key(**{**CONTENT, **change}) != key
 
 

@@ -31,14 +31,24 @@ def test_a_whole_folder_is_taken(tmp_path: Path) -> None:
     ("files", "config", "said"),
     [
         (("tokenizer.json",), None, r"no \*\.safetensors weights, because .*; copy or download"),
-        (("tokenizer.json", "pytorch_model.bin"), None, r"only pickled weights \(pytorch_model\.bin\), refused because opening them can run code; .*save_pretrained"),
+        (
+            ("tokenizer.json", "pytorch_model.bin"),
+            None,
+            r"only pickled weights \(pytorch_model\.bin\), refused because opening them can run code; .*save_pretrained",
+        ),
         (("tokenizer.json", "model.pt", "consolidated.00.pth"), None, "only pickled weights"),
         (("model.safetensors",), None, r"no tokenizer \(tokenizer\.json\), because .*; save the tokenizer"),
-        (("model.safetensors", "tokenizer.json"), {"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map in config.json, refused because it would run code"),
+        (
+            ("model.safetensors", "tokenizer.json"),
+            {"auto_map": {"AutoModel": "modeling_x.X"}},
+            "auto_map in config.json, refused because it would run code",
+        ),
     ],
     ids=["no weights", "bin", "pt", "no tokenizer", "code"],
 )
-def test_a_folder_that_fails_late_or_runs_code_is_refused(tmp_path: Path, files: tuple[str, ...], config: Any, said: str) -> None:
+def test_a_folder_that_fails_late_or_runs_code_is_refused(
+    tmp_path: Path, files: tuple[str, ...], config: Any, said: str
+) -> None:
     with pytest.raises(ModelError, match=rf"model folder .* cannot be used: got {said}"):
         check_folder(folder(tmp_path / "m", files=files, config=config))
 
@@ -60,7 +70,9 @@ def test_a_path_that_is_not_there_is_not_asked_of_the_hub(name: str) -> None:
 
 
 def test_a_hub_id_that_nothing_has_is_named() -> None:
-    with pytest.raises(ModelError, match=r"model 'nobody/nothing' could not be fetched: got \w+, because .*; give a local folder"):
+    with pytest.raises(
+        ModelError, match=r"model 'nobody/nothing' could not be fetched: got \w+, because .*; give a local folder"
+    ):
         resolve("nobody/nothing")
 
 
@@ -69,7 +81,13 @@ def test_identity_is_of_weights_shape_tokenizer_and_template(tmp_path: Path) -> 
     digest = model_digest(made)
     (made / "README.md").write_text("x")
     assert model_digest(made) == digest
-    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json", "model-2.safetensors", "config.json"):
+    for name in (
+        "chat_template.jinja",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "model-2.safetensors",
+        "config.json",
+    ):
         (made / name).write_text("{} ")
         changed = model_digest(made)
         assert changed != digest, name
@@ -127,7 +145,9 @@ def test_an_adapter_on_a_wrong_base_is_refused(chain: TinyChain, tmp_path: Path)
     copy = tmp_path / "sft" / chain.sft.path.name
     shutil.copytree(chain.sft.path, copy)
     models.write_location(copy, path=str(model_folder(chain.base.path)))
-    with pytest.raises(ModelError, match="does not fit its base .*: got base digest .*, because the adapter was trained on .*; restore"):
+    with pytest.raises(
+        ModelError, match="does not fit its base .*: got base digest .*, because the adapter was trained on .*; restore"
+    ):
         models.load_policy(copy)
 
 
@@ -155,9 +175,13 @@ def test_a_published_model_folder_holds_no_pickle_and_no_foreign_path(chain: Tin
         assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))], artifact.key
     check_folder(chain.base.path / "model")
     check_folder(chain.pretrain.path / "model")
-    assert (chain.pretrain.path / "model" / "chat_template.jinja").read_text() == (chain.base.path / "model" / "chat_template.jinja").read_text()
+    assert (chain.pretrain.path / "model" / "chat_template.jinja").read_text() == (
+        chain.base.path / "model" / "chat_template.jinja"
+    ).read_text()
     named = json.loads((chain.dpo.path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert named and Path(named) == model_folder(chain.dpo.path), "PEFT writes null for a base that was an object in memory"
+    assert named and Path(named) == model_folder(chain.dpo.path), (
+        "PEFT writes null for a base that was an object in memory"
+    )
 
 
 @pytest.mark.tiny

@@ -12,9 +12,15 @@ import pytest
 from steps.lib import plots
 from steps.lib.stats import wilson
 
-HISTORY = [{"step": step, "loss": 2.0 / step, "rewards/margins": step / 10, "rewards/accuracies": 0.5 + step / 200} for step in range(1, 80)]
+HISTORY = [
+    {"step": step, "loss": 2.0 / step, "rewards/margins": step / 10, "rewards/accuracies": 0.5 + step / 200}
+    for step in range(1, 80)
+]
 VALUES = {"base": wilson(0, 60), "sft": wilson(55, 60)}
-ROWS = [("clean · chats", 300, 250, {"near_copy": 30, "a": 5, "b": 5, "c": 4, "d": 3, "e": 2, "f": 1}), ("empty · x", 0, 0, {})]
+ROWS = [
+    ("clean · chats", 300, 250, {"near_copy": 30, "a": 5, "b": 5, "c": 4, "d": 3, "e": 2, "f": 1}),
+    ("empty · x", 0, 0, {}),
+]
 
 
 def drawn() -> dict[str, str]:
@@ -33,7 +39,9 @@ def pages() -> dict[str, str]:
 
 def test_bytes_do_not_depend_on_the_process(pages: dict[str, str]) -> None:
     folder = str(Path(__file__).parent)
-    code = f"import sys; sys.path[:0] = ['.', {folder!r}]; from test_plots import drawn; sys.stdout.write(repr(drawn()))"
+    code = (
+        f"import sys; sys.path[:0] = ['.', {folder!r}]; from test_plots import drawn; sys.stdout.write(repr(drawn()))"
+    )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert again == repr(pages) == repr(drawn())
 
@@ -70,4 +78,10 @@ def test_nothing_logged_is_no_plot() -> None:
 
 
 def test_numbers_have_three_digits() -> None:
-    assert [plots.number(value) for value in (0.01234, 1.2345, 12.345, 123.45, -2.5)] == ["0.012", "1.23", "12.3", "123", "-2.50"]
+    assert [plots.number(value) for value in (0.01234, 1.2345, 12.345, 123.45, -2.5)] == [
+        "0.012",
+        "1.23",
+        "12.3",
+        "123",
+        "-2.50",
+    ]

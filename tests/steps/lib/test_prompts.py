@@ -99,7 +99,14 @@ def test_fact_that_a_row_lacks_names_the_row(tmp_path: Path) -> None:
 def test_all_problems_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"lang": "en", "prompt": "p", "answer": "a"}\n{"lang": "fr", "prompt": "p"}\n')
     with pytest.raises(ConfigError) as caught:
-        make(tmp_path, user="{{ x }}", examples=str(tmp_path / "bad.jsonl"), shots=-1, schema={"type": "nonsense"}, shotz=1)
+        make(
+            tmp_path,
+            user="{{ x }}",
+            examples=str(tmp_path / "bad.jsonl"),
+            shots=-1,
+            schema={"type": "nonsense"},
+            shotz=1,
+        )
     fields = ["user", "examples", "shots", "schema", "shotz"]
     assert len(caught.value.problems) == len(fields)
     for field in fields:
@@ -133,7 +140,9 @@ def test_flags_of_replies(tmp_path: Path, text: str, flags: tuple[str, ...]) -> 
     assert make(tmp_path, schema=SCHEMA).parse(text).flags == flags
 
 
-@pytest.mark.parametrize("text", ["I cannot help with this request.", "抱歉，我无法提供这个信息。", "As an AI language model, I ..."])
+@pytest.mark.parametrize(
+    "text", ["I cannot help with this request.", "抱歉，我无法提供这个信息。", "As an AI language model, I ..."]
+)
 def test_refusals_in_both_languages(tmp_path: Path, text: str) -> None:
     assert make(tmp_path).parse(text).flags == ("refusal",)
     assert make(tmp_path).parse("The shop is sorry for the delay; we can help.").flags == ()
@@ -182,7 +191,9 @@ def test_digest_is_of_content(tmp_path: Path) -> None:
         file.write("# a comment\n")
     assert one.digest() == PromptFile.read(tmp_path / "a" / "prompt.yaml").digest()
     (tmp_path / "b" / "schema.yaml").write_text("deep: {schema: " + json.dumps(SCHEMA) + "}\n")
-    assert one.digest() == make(tmp_path / "b", EXAMPLES, shots=1, schema=f"{tmp_path}/b/schema.yaml#deep.schema").digest()
+    assert (
+        one.digest() == make(tmp_path / "b", EXAMPLES, shots=1, schema=f"{tmp_path}/b/schema.yaml#deep.schema").digest()
+    )
     assert one.digest() != make(tmp_path / "b", EXAMPLES[1:], shots=1, schema=SCHEMA).digest()
     assert one.digest() != make(tmp_path / "b", EXAMPLES, shots=2, schema=SCHEMA).digest()
 

@@ -98,7 +98,13 @@ def test_an_answer_that_repeats_the_system_turn_leaks_it() -> None:
 
 
 def test_every_threshold_of_documents_has_a_reader() -> None:
-    measures = {"word_ratio": 1.0, "symbol_ratio": 0.0, "sentence_marks": 1.0, "duplicate_lines": 0.0, "repetition": 0.0}
+    measures = {
+        "word_ratio": 1.0,
+        "symbol_ratio": 0.0,
+        "sentence_marks": 1.0,
+        "duplicate_lines": 0.0,
+        "repetition": 0.0,
+    }
     text = "Same line here.\nSame line here.\n# " + GOOD_EN * 3
     for name, strict in measures.items():
         off = Filters.model_validate(dict.fromkeys(measures) | {"text_min_chars": None, "text_max_chars": None})

@@ -70,7 +70,13 @@ def test_promote_and_rollback_are_byte_identical(registry: Registry, tmp_path: P
     after = registry.resolve("desk", "champion")
     assert (event.before, event.after) == (two, one) and after == before
     assert (after.folder / "adapter" / "adapter_model.safetensors").read_bytes() == weights
-    assert [event.action for event in registry.history("desk").events] == ["register", "register", "promote", "promote", "rollback"]
+    assert [event.action for event in registry.history("desk").events] == [
+        "register",
+        "register",
+        "promote",
+        "promote",
+        "rollback",
+    ]
     cache = json.loads((tmp_path / "registry" / "desk" / "aliases.json").read_text())
     assert cache == {"seq": 5, "aliases": {"champion": one}}
 
@@ -182,11 +188,15 @@ def test_racing_promotions_with_one_killed(registry: Registry, tmp_path: Path) -
 
 def test_racing_registrations_number_without_gaps(registry: Registry, tmp_path: Path) -> None:
     folders = [model(tmp_path / f"r{index}", f"r{index}") for index in range(4)]
-    code = ("import sys; from pathlib import Path; from steps.lib.registry import Registry; "
-            "Registry(Path(sys.argv[1])).register('desk', Path(sys.argv[2]), facts={})")
+    code = (
+        "import sys; from pathlib import Path; from steps.lib.registry import Registry; "
+        "Registry(Path(sys.argv[1])).register('desk', Path(sys.argv[2]), facts={})"
+    )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "registry"), str(folder)], env=environment)
-            for folder in [*folders, folders[0]]]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "registry"), str(folder)], env=environment)
+        for folder in [*folders, folders[0]]
+    ]
     assert [run.wait(60) for run in runs] == [0] * 5
     names = [version.name[:5] for version in registry.versions("desk")]
     assert names == ["v0001", "v0002", "v0003", "v0004"]

@@ -18,8 +18,16 @@ from steps.lib.report import Report
 from steps.lib.stats import Interval
 
 SHARE = Measure(name="rule_score", label_en="Rule score", label_zh="规则得分", unit="share", suite="s", score="rules")
-BITS = Measure(name="bpb", label_en="Domain text", label_zh="领域文本", unit="bits/byte", better="lower", suite="s", score="bits",
-               weight="bytes")
+BITS = Measure(
+    name="bpb",
+    label_en="Domain text",
+    label_zh="领域文本",
+    unit="bits/byte",
+    better="lower",
+    suite="s",
+    score="bits",
+    weight="bytes",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +52,12 @@ def item(name: str, model: str, error: str = "", **scores: float | None) -> Item
 
 
 def change(value: float, low: float, high: float, measure: Measure = SHARE) -> Comparison:
-    return Comparison(**measure.model_dump(), model="dpo", against="sft",
-                      interval=Interval(value=value, low=low, high=high, n=9, method="m"))
+    return Comparison(
+        **measure.model_dump(),
+        model="dpo",
+        against="sft",
+        interval=Interval(value=value, low=low, high=high, n=9, method="m"),
+    )
 
 
 def test_items_come_back_as_they_were(items: list[Item], tmp_path: Path) -> None:
@@ -68,7 +80,12 @@ def test_figures_find_the_truth(shown: Report) -> None:
 
 
 def test_errors_count_as_failures_and_gaps_do_not_count() -> None:
-    rows = [item("a", "m", rules=1.0), item("b", "m", error="boom"), item("c", "m", rules=None), item("d", "other", rules=0.0)]
+    rows = [
+        item("a", "m", rules=1.0),
+        item("b", "m", error="boom"),
+        item("c", "m", rules=None),
+        item("d", "other", rules=0.0),
+    ]
     interval = figures.measure(rows, SHARE, "m").interval
     assert (interval.value, interval.n) == (0.5, 2)
     with pytest.raises(DataError, match="got error 'boom'"):
@@ -83,7 +100,9 @@ def test_errors_count_as_failures_and_gaps_do_not_count() -> None:
 
 def test_models_on_other_items_are_not_compared() -> None:
     with pytest.raises(DataError, match=r"not paired: got 1 items of one model only \(first: 'b'\)"):
-        figures.compare([item("a", "x", rules=1.0), item("a", "y", rules=1.0), item("b", "y", rules=1.0)], SHARE, "x", "y")
+        figures.compare(
+            [item("a", "x", rules=1.0), item("a", "y", rules=1.0), item("b", "y", rules=1.0)], SHARE, "x", "y"
+        )
 
 
 def test_a_sentence_says_what_the_interval_says() -> None:
@@ -93,8 +112,13 @@ def test_a_sentence_says_what_the_interval_says() -> None:
     found = wording.verdict("dpo", [good, open_end, bits], [])
     assert found is not None and found.outcome == "better"
     plain = found.english.replace("\u00a0", " ")
-    assert plain == "Domain text (bits/byte) down by 38.5 % (38.3 to 38.7 %); rule score up by 18.8 points (17.8 to 19.8)."
-    assert found.chinese.replace("\u00a0", " ") == "领域文本 (bits/byte)下降 38.5 %（38.3 至 38.7 %）；规则得分上升 18.8 个百分点（17.8 至 19.8）。"
+    assert (
+        plain == "Domain text (bits/byte) down by 38.5 % (38.3 to 38.7 %); rule score up by 18.8 points (17.8 to 19.8)."
+    )
+    assert (
+        found.chinese.replace("\u00a0", " ")
+        == "领域文本 (bits/byte)下降 38.5 %（38.3 至 38.7 %）；规则得分上升 18.8 个百分点（17.8 至 19.8）。"
+    )
     mixed = wording.verdict("dpo", [good, change(3.0, 2.0, 4.0, BITS)], [])
     assert mixed is not None and mixed.outcome == "mixed"
     nothing = wording.verdict("dpo", [open_end], [])
@@ -103,7 +127,9 @@ def test_a_sentence_says_what_the_interval_says() -> None:
 
 
 def test_numbers_in_words() -> None:
-    figure = Figure(**SHARE.model_dump(), model="dpo", interval=Interval(value=0.917, low=0.819, high=0.964, n=60, method="Wilson"))
+    figure = Figure(
+        **SHARE.model_dump(), model="dpo", interval=Interval(value=0.917, low=0.819, high=0.964, n=60, method="Wilson")
+    )
     assert wording.value(figure).replace("\u00a0", " ") == "91.7 %"
     assert wording.span(figure).replace("\u00a0", " ") == "81.9 to 96.4 %"
     assert wording.change(change(-0.05, -0.1, 0.0)).replace("\u00a0", " ") == "−5.0 points"
@@ -112,7 +138,10 @@ def test_numbers_in_words() -> None:
 
 def test_no_sentence_without_its_figures(shown: Report, folder: Path, tmp_path: Path) -> None:
     """Other figures, other sentences: nothing in the page is hard-coded."""
-    flat = [c.model_copy(update={"interval": Interval(value=0, low=-0.1, high=0.1, n=9, method="m")}) for c in shown.comparisons]
+    flat = [
+        c.model_copy(update={"interval": Interval(value=0, low=-0.1, high=0.1, n=9, method="m")})
+        for c in shown.comparisons
+    ]
     report.write(shown.model_copy(update={"comparisons": flat}), tmp_path)
     stages = re.findall(r'card stage (\w+)"', (tmp_path / "report.html").read_text())
     assert stages == ["unclear"] * 3
@@ -146,8 +175,24 @@ def test_the_page_asks_for_nothing_and_trusts_nothing(folder: Path) -> None:
 def test_every_part_is_shown(folder: Path) -> None:
     for name in ("report.html", "report.md"):
         text = (folder / name).read_text().replace("\u00a0", " ").replace("&#39;", "'")
-        for part in ("逐项配对差异", "全部指标", "样例对照", "各步行数", "来历", "评测指纹", "备注", "scripted desk", "near_copy",
-                     "no_refund_promise", "✓", "✗", "我的保温杯漏水了", "教师是脚本规则", "2.13.0", "paired, Newcombe"):
+        for part in (
+            "逐项配对差异",
+            "全部指标",
+            "样例对照",
+            "各步行数",
+            "来历",
+            "评测指纹",
+            "备注",
+            "scripted desk",
+            "near_copy",
+            "no_refund_promise",
+            "✓",
+            "✗",
+            "我的保温杯漏水了",
+            "教师是脚本规则",
+            "2.13.0",
+            "paired, Newcombe",
+        ):
             assert part in text, (name, part)
     assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1
 
@@ -160,7 +205,12 @@ def test_markdown_cannot_be_broken_by_an_answer(shown: Report, tmp_path: Path) -
 
 def test_a_small_report_is_a_report(tmp_path: Path) -> None:
     rows = [item(str(n), "base", rules=float(n % 2)) for n in range(6)]
-    small = Report(title="t", seed=0, models=[report.ModelCard(name="base", digest="d")], figures=[figures.measure(rows, SHARE, "base")])
+    small = Report(
+        title="t",
+        seed=0,
+        models=[report.ModelCard(name="base", digest="d")],
+        figures=[figures.measure(rows, SHARE, "base")],
+    )
     report.write(small, tmp_path)
     assert "Rule score" in (tmp_path / "report.html").read_text()
 

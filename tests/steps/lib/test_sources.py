@@ -67,7 +67,9 @@ def shape(row: Chat) -> list[tuple[str, str]]:
          "prompt_completion", [("user", "q"), ("assistant", "a")]),
     ],
 )  # fmt: skip
-def test_chats_of_every_layout(tmp_path: Path, record: dict[str, Any], layout: str, turns: list[tuple[str, str]]) -> None:
+def test_chats_of_every_layout(
+    tmp_path: Path, record: dict[str, Any], layout: str, turns: list[tuple[str, str]]
+) -> None:
     opened = open_source(Source(name="s", path=put(tmp_path / "a.jsonl", [record])), Chat)
     assert opened.layout == layout and f"layout {layout} (detected)" in str(opened)
     (row,) = opened
@@ -100,7 +102,11 @@ def test_pairs_of_every_layout(tmp_path: Path, record: dict[str, Any], layout: s
 def test_prompts_keep_the_other_columns_as_labels(tmp_path: Path) -> None:
     rows = [{"id": "p1", "lang": "zh", "prompt": "退货", "intent": "refund", "order_number": None}]
     (row,) = read_prompts(Source(name="s", path=put(tmp_path / "p.jsonl", rows)))
-    assert isinstance(row, Prompt) and row.id == "p1" and json.loads(row.facts) == {"intent": "refund", "order_number": None}
+    assert (
+        isinstance(row, Prompt)
+        and row.id == "p1"
+        and json.loads(row.facts) == {"intent": "refund", "order_number": None}
+    )
     path = put(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "4"}])
     (row,) = read(path, Prompt, columns={"prompt": "question"})
     assert row.prompt == "How many?" and json.loads(row.facts) == {"answer": "4"}
@@ -115,7 +121,9 @@ def test_texts_of_every_format(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\nlines\n", encoding="utf-8")
     (tmp_path / "a.csv").write_text('text,n\n"one, quoted\nover lines",1\ntwo,2\n', encoding="utf-8-sig")
     pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "a.parquet")
-    put(tmp_path / "lines.json", ['{"text": "one"}', '{"text": "two"}']).write_text('{"text": "one"}\n{"text": "two"}\n')
+    put(tmp_path / "lines.json", ['{"text": "one"}', '{"text": "two"}']).write_text(
+        '{"text": "one"}\n{"text": "two"}\n'
+    )
     assert [row.text for row in read(tmp_path / "a.txt", Text)] == ["one", "two", "lines"]
     assert [row.text for row in read(tmp_path / "a.txt", Text, documents="blank_line")] == ["one", "two\nlines"]
     assert [row.text for row in read(tmp_path / "a.csv", Text)] == ["one, quoted\nover lines", "two"]

@@ -61,7 +61,9 @@ def corpus(root: Path, text: str = "text", name: str = "a" * 20) -> Artifact:
     return publish(work, root / "clean" / name, {"key": f"clean/{name}", "step": "clean", "inputs": {}})
 
 
-def key(root: Path, config: ToyConfig | None = None, seed: int = 0, module: ModuleType | None = None, text: str = "text") -> str:
+def key(
+    root: Path, config: ToyConfig | None = None, seed: int = 0, module: ModuleType | None = None, text: str = "text"
+) -> str:
     made = corpus(root, text) if not (root / "clean").exists() else Artifact.read(root / "clean" / ("a" * 20))
     return Spec(module or toy(), config or ToyConfig(), {"corpus": made}, seed).key()
 
@@ -149,8 +151,10 @@ def test_a_failing_step_leaves_its_partial_folder_and_no_artifact(tmp_path: Path
 
 def sources(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"text": f"The {word} of the shop is open on weekdays from nine to five, says the sign on its door."}
-            for word in ("door", "window", "garden", "cellar")]
+    rows = [
+        {"text": f"The {word} of the shop is open on weekdays from nine to five, says the sign on its door."}
+        for word in ("door", "window", "garden", "cellar")
+    ]
     (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = folder / "clean.yaml"
     config.write_text(f"domain:\n  - {{name: shop, path: {folder / 'text.jsonl'}}}\nnear_duplicate: {{corpus: null}}\n")
@@ -191,7 +195,9 @@ def test_the_door_never_writes_over_another_artifact(tmp_path: Path, capsys: pyt
     assert code == 5 and "is not a whole artifact: got no manifest.json" in said
 
 
-def test_the_door_refuses_a_key_that_is_not_that_of_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_door_refuses_a_key_that_is_not_that_of_what_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["--config", str(sources(tmp_path)), "--out", str(tmp_path / "out"), "--key", "clean/" + "0" * 20]
     code, said = refused(argv, capsys)
     assert code == 5 and said.startswith("ArtifactError: key of step clean is clean/") and "start the run again" in said
@@ -232,8 +238,19 @@ def test_the_model_step_runs_from_the_shell_with_explicit_folders(tmp_path: Path
     data = data_artifact(tmp_path)
     config = tmp_path / "base.json"
     config.write_text(BASE.model_dump_json())
-    argv = [sys.executable, "-m", "steps.base", "--config", str(config), "--corpus", str(data.path),
-            "--out", str(tmp_path / "mine"), "train.max_updates=2", "train.log_every=1"]
+    argv = [
+        sys.executable,
+        "-m",
+        "steps.base",
+        "--config",
+        str(config),
+        "--corpus",
+        str(data.path),
+        "--out",
+        str(tmp_path / "mine"),
+        "train.max_updates=2",
+        "train.log_every=1",
+    ]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     made = Artifact.read(tmp_path / "mine")

@@ -51,12 +51,16 @@ def test_a_published_artifact_is_found_whole(tmp_path: Path) -> None:
     assert [artifact.key for artifact in Store(tmp_path).artifacts()] == [KEY]
 
 
-def test_the_manifest_is_written_last_and_the_rename_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_is_written_last_and_the_rename_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     real_fsync, real_replace = stores._fsync, os.replace
 
     def fsync(path: Path) -> None:
-        assert not (work_folder(tmp_path / KEY) / MANIFEST).exists() or path.is_dir(), "content is on disk before the manifest"
+        assert not (work_folder(tmp_path / KEY) / MANIFEST).exists() or path.is_dir(), (
+            "content is on disk before the manifest"
+        )
         events.append(path.name)
         real_fsync(path)
 
@@ -119,10 +123,18 @@ def test_damage_is_found_set_aside_and_built_again(tmp_path: Path, harm: Any, sa
     assert [artifact.key for artifact in store.artifacts()] == [KEY], "what is set aside is no artifact"
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
 @settings(max_examples=40, deadline=None)
 def test_no_garbage_in_a_manifest_breaks_the_look_up(value: Any) -> None:
-    for content in (value, {"key": KEY, "digest": "d", "files": value}, {"key": KEY, "digest": "d", "files": {"rows.parquet": value}}):
+    for content in (
+        value,
+        {"key": KEY, "digest": "d", "files": value},
+        {"key": KEY, "digest": "d", "files": {"rows.parquet": value}},
+    ):
         with tempfile.TemporaryDirectory() as folder:
             publish_at(Path(folder))
             (Path(folder) / KEY / MANIFEST).write_text(json.dumps(content))
@@ -156,7 +168,9 @@ def test_building_again_sets_the_old_one_aside(tmp_path: Path) -> None:
 
 # --- the output digest -----------------------------------------------------------------------------------------------
 
-contents = st.dictionaries(st.sampled_from(["a", "b", "model/c", "model/d"]), st.binary(min_size=1, max_size=8), min_size=1)
+contents = st.dictionaries(
+    st.sampled_from(["a", "b", "model/c", "model/d"]), st.binary(min_size=1, max_size=8), min_size=1
+)
 
 
 def digest_of(files: dict[str, bytes], key: str = KEY, records: tuple[str, ...] = ()) -> str:

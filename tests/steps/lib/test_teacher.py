@@ -44,12 +44,16 @@ def http(server: Server, **values: Any) -> HttpTeacher:
 
 def requests(client: Client, prompts: Sequence[str], **more: Any) -> list[Request]:
     return [
-        make_request(client, [{"role": "user", "content": text}], prompt=text, seed=0, sample=0, source=text, **more) for text in prompts
+        make_request(client, [{"role": "user", "content": text}], prompt=text, seed=0, sample=0, source=text, **more)
+        for text in prompts
     ]
 
 
 def collect(
-    config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig, prompts: Sequence[str], path: Path, stop: Stop | None = None
+    config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig,
+    prompts: Sequence[str],
+    path: Path,
+    stop: Stop | None = None,
 ) -> tuple[dict[str, Reply | None], dict[str, str], Tally]:
     client = open_client(config, 0)
     wanted = requests(client, prompts)
@@ -61,13 +65,21 @@ def collect(
         finally:
             replies = {request.prompt: ledger.get(request.key) for request in wanted}
             failures = ledger.failures()
-    return replies, {request.prompt: failures[request.key] for request in wanted if request.key in failures}, tallies["t"]
+    return (
+        replies,
+        {request.prompt: failures[request.key] for request in wanted if request.key in failures},
+        tallies["t"],
+    )
 
 
 def test_answers_arrive_whole_and_no_secret_is_stored(tmp_path: Path) -> None:
     with serve(lambda number, body: Act(text="re: " + body["messages"][-1]["content"])) as server:
         replies, failures, tally = collect(http(server), ["a", "b", "中"], tmp_path / "r")
-    assert {prompt: reply.text for prompt, reply in replies.items() if reply} == {"a": "re: a", "b": "re: b", "中": "re: 中"}
+    assert {prompt: reply.text for prompt, reply in replies.items() if reply} == {
+        "a": "re: a",
+        "b": "re: b",
+        "中": "re: 中",
+    }
     assert not failures and (tally.answered, tally.tokens_in, tally.tokens_out) == (3, 21, 9)
     assert tally.models == {"server-model"}
     body = server.bodies[0]
@@ -150,7 +162,9 @@ FAULTS = {
 @pytest.mark.parametrize("reason", FAULTS)
 def test_passing_faults_are_retried(tmp_path: Path, reason: str) -> None:
     with serve([FAULTS[reason]]) as server:
-        replies, _, tally = collect(http(server, timeout_seconds=0.3 if reason == "timeout" else 5), ["a"], tmp_path / "r")
+        replies, _, tally = collect(
+            http(server, timeout_seconds=0.3 if reason == "timeout" else 5), ["a"], tmp_path / "r"
+        )
     assert replies["a"] is not None and replies["a"].text == "ok" and tally.attempts == 2
 
 
@@ -249,7 +263,9 @@ def test_union_is_chosen_by_kind_and_scripted_is_recognisable() -> None:
     with pytest.raises(ValidationError, match="scripted"):
         adapter.validate_python({"kind": "scripted", "path": "x", "name": "gpt-5"})
     with pytest.raises(ValidationError, match="without user or password"):
-        adapter.validate_python({"kind": "http", "name": "t", "endpoint": "e", "model": "m", "base_url": "http://me:pw@host/v1"})
+        adapter.validate_python(
+            {"kind": "http", "name": "t", "endpoint": "e", "model": "m", "base_url": "http://me:pw@host/v1"}
+        )
 
 
 def test_scripted_teacher_answers_by_rules(tmp_path: Path) -> None:
@@ -306,10 +322,14 @@ def test_local_teacher_is_the_same_wherever_it_was_killed(tmp_path: Path, tiny_m
         return write
 
     with RequestLedger(tmp_path / "cut") as ledger, pytest.raises(KeyboardInterrupt):
-        asyncio.run(client.answer(wanted, frozenset(request.key for request in wanted), report(ledger), asyncio.Event()))
+        asyncio.run(
+            client.answer(wanted, frozenset(request.key for request in wanted), report(ledger), asyncio.Event())
+        )
     again, _, tally = collect(config, prompts, tmp_path / "cut")
     assert (tally.from_ledger, tally.answered) == (4, 3)
-    assert {prompt: reply and reply.text for prompt, reply in again.items()} == {p: reply and reply.text for p, reply in whole.items()}
+    assert {prompt: reply and reply.text for prompt, reply in again.items()} == {
+        p: reply and reply.text for p, reply in whole.items()
+    }
 
 
 @pytest.mark.tiny

@@ -80,15 +80,27 @@ main("clean", ["--config", sys.argv[1], "--out", sys.argv[2], "--run-info", sys.
 def test_an_offline_run_has_its_group_and_job_type_and_no_secret(tmp_path: Path) -> None:
     """wandb's own service runs on loopback; two steps of one group make two runs."""
     secret, key = "sk-prefline-planted-secret", "wandbkeyplanted0123456789abcdef0123456789"
-    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The garden of the house is open to all from nine to five."}) + "\n")
+    (tmp_path / "text.jsonl").write_text(
+        json.dumps({"text": "The garden of the house is open to all from nine to five."}) + "\n"
+    )
     (tmp_path / "clean.yaml").write_text(f"domain:\n  - {{name: shop, path: {tmp_path / 'text.jsonl'}}}\n")
     info = {"tracking": {"mode": "offline", "project": "prefline", "folder": str(tmp_path), "group": "aftersales-77"}}
-    environment = {**os.environ, "OPENAI_API_KEY": secret, "WANDB_API_KEY": key, "WANDB_DIR": "", "WANDB_CACHE_DIR": str(tmp_path / "c")}
+    environment = {
+        **os.environ,
+        "OPENAI_API_KEY": secret,
+        "WANDB_API_KEY": key,
+        "WANDB_DIR": "",
+        "WANDB_CACHE_DIR": str(tmp_path / "c"),
+    }
     environment.pop("WANDB_MODE", None)
     for out in ("one", "two"):
         done = subprocess.run(
             [sys.executable, "-c", STEP, str(tmp_path / "clean.yaml"), str(tmp_path / out), json.dumps(info)],
-            env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200,
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=200,
         )
         assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))

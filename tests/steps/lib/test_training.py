@@ -32,7 +32,9 @@ def settings(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate({**FEW, "lr": 5e-3, **changes})
 
 
-def trainer(chain: TinyChain, out: Path, config: TrainSettings, *, lora: LoraSettings | None = None, track: Any = None) -> tuple[Any, Any]:
+def trainer(
+    chain: TinyChain, out: Path, config: TrainSettings, *, lora: LoraSettings | None = None, track: Any = None
+) -> tuple[Any, Any]:
     """A Trainer on the tiny base and twelve short rows, and its context."""
     from transformers import Trainer, TrainingArguments
 
@@ -43,7 +45,12 @@ def trainer(chain: TinyChain, out: Path, config: TrainSettings, *, lora: LoraSet
     model = with_lora(models.load_model(folder), lora or LoraSettings(rank=4, alpha=8, dropout=0.1))
     rows = [{"input_ids": list(range(5, 12 + n)), "labels": list(range(5, 12 + n))} for n in range(12)]
     run = context(out, track=track)
-    made = Trainer(model=model, args=TrainingArguments(**trainer_arguments(config, run)), train_dataset=rows, data_collator=pad_batch(0))
+    made = Trainer(
+        model=model,
+        args=TrainingArguments(**trainer_arguments(config, run)),
+        train_dataset=rows,
+        data_collator=pad_batch(0),
+    )
     return made, run
 
 
@@ -95,7 +102,9 @@ def test_a_loss_that_is_no_number_stops(chain: TinyChain, tmp_path: Path) -> Non
         for name, p in made.model.named_parameters():
             if "lora_A" in name:
                 p.fill_(math.inf)
-    with pytest.raises(TrainingError, match="loss is nan at update 1: got a value that is no number, because .*; lower lr"):
+    with pytest.raises(
+        TrainingError, match="loss is nan at update 1: got a value that is no number, because .*; lower lr"
+    ):
         fit(made, run, tmp_path)
 
 
@@ -131,13 +140,37 @@ def test_a_run_too_short_for_the_curve_is_an_error(chain: TinyChain, tmp_path: P
 
 def test_settings_reach_the_trainer(tmp_path: Path) -> None:
     """A field that is validated and read by nothing is a bug."""
-    changed = {"lr": 0.5, "epochs": 3.5, "max_updates": 7, "batch_size": 3, "accumulation": 5, "warmup": 0.25, "scheduler": "linear",
-               "weight_decay": 0.3, "max_grad_norm": 0.7, "gradient_checkpointing": True, "save_every": 11, "log_every": 13}
+    changed = {
+        "lr": 0.5,
+        "epochs": 3.5,
+        "max_updates": 7,
+        "batch_size": 3,
+        "accumulation": 5,
+        "warmup": 0.25,
+        "scheduler": "linear",
+        "weight_decay": 0.3,
+        "max_grad_norm": 0.7,
+        "gradient_checkpointing": True,
+        "save_every": 11,
+        "log_every": 13,
+    }
     one = trainer_arguments(TrainSettings(), context(tmp_path))
     two = trainer_arguments(TrainSettings.model_validate(changed), context(tmp_path, seed=4))
     assert {name for name in two if two[name] != one[name]} == {
-        "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps",
-        "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing", "save_steps", "logging_steps", "seed", "data_seed",
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "weight_decay",
+        "max_grad_norm",
+        "gradient_checkpointing",
+        "save_steps",
+        "logging_steps",
+        "seed",
+        "data_seed",
     }
 
 
@@ -146,7 +179,9 @@ def test_packing_loses_no_token(documents: list[list[int]], length: int) -> None
     rows = blocks(documents, length, 0)
     stream = [token for document in documents for token in (*document, 0)]
     packed = [token for row in rows for token in row]
-    assert packed == stream[: len(packed)] and len(stream) - len(packed) <= 1, "a last token alone has nothing to predict"
+    assert packed == stream[: len(packed)] and len(stream) - len(packed) <= 1, (
+        "a last token alone has nothing to predict"
+    )
     assert all(len(row) == length for row in rows[:-1])
 
 
@@ -158,6 +193,8 @@ def test_padding_carries_neither_attention_nor_loss() -> None:
 
 
 def test_nothing_to_train_on_is_said_with_the_reasons() -> None:
-    with pytest.raises(DataError, match=r"no chats left to train on: got 0 rows, because all were dropped \(\{'too_long': 3\}\); raise"):
+    with pytest.raises(
+        DataError, match=r"no chats left to train on: got 0 rows, because all were dropped \(\{'too_long': 3\}\); raise"
+    ):
         need_rows([], "chats", {"too_long": 3})
     need_rows([1], "chats", {})
