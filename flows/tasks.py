@@ -6,6 +6,8 @@ decided from the store, never from Prefect's states.
 
 from __future__ import annotations
 
+import logging
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +70,8 @@ class PrefectEngine(Engine):
         return Artifact.read(self.store.folder(spec.key())), not job.ran
 
     def build(self, spec: Spec) -> Artifact:
-        """Run the step; its log lines become the task run's."""
+        """Run the step; its log lines become the task run's, where Prefect's level takes them and no person watches."""
         log = get_run_logger()
-        log.info("%s starts", spec.key())
+        if log.isEnabledFor(logging.INFO) and not sys.stderr.isatty():
+            self.say = log.info
         return super().build(spec)
