@@ -171,7 +171,7 @@ def _sample(
             keys = [RequestLedger.key(**identity, prompt=prompts[i], seed=seed) for i in batch]
             known = [ledger.get(key) for key in keys]
             if not all(known):
-                model = model or models.load_policy(policy)
+                model = model or models.load_merged(policy)
                 new = inference.generate(
                     model, tokenizer, [prompts[i] for i in batch], drawing, seed=seed, batch_size=len(batch)
                 )

@@ -284,6 +284,12 @@ def load_policy(
     return model
 
 
+def load_merged(artifact: Path, dtype: Precision = "auto") -> Any:
+    """The model of any stage for inference alone: an adapter is added into its base, which spares its products in every step."""
+    model = load_policy(artifact, dtype)
+    return model.merge_and_unload() if (artifact / "adapter").exists() else model
+
+
 def check_base(artifact: Path) -> None:
     """Check that an adapter's base is the one its chain names.
 
