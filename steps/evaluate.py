@@ -77,8 +77,11 @@ def run(
     metrics.values["scoring_seconds"] = round(timer.seconds, 2)
     metrics.values |= {f"{f.name}/{f.model}": round(f.interval.value, 4) for f in found.figures}
     for suite in ("domain", "general", "prompts", "pairs"):
+        scored = sum(item.suite == suite and item.model == "base" for item in items)
         metrics.rows.took(suite, len(getattr(suites, suite)))
-        metrics.rows.gave(f"{suite} scored", sum(item.suite == suite and item.model == "base" for item in items))
+        metrics.rows.gave(f"{suite} scored", scored)
+        if suite == "pairs" and scored < len(suites.pairs):
+            metrics.rows.drop("pairs", "too_long", len(suites.pairs) - scored)
     metrics.rows.balance({suite: [f"{suite} scored"] for suite in ("domain", "general", "prompts", "pairs")})
     return metrics
 
@@ -162,6 +165,17 @@ def _report(
         if config.limit
         else [],
     )
+
+
+def _notes(config: EvaluateConfig, suites: Heldout, items: list[Item]) -> list[str]:
+    """What a reader must know of the items that were not scored."""
+    notes = [f"Only the first {config.limit} items of each suite were scored (evaluate.limit)."] if config.limit else []
+    long = len(suites.pairs) - len({item.item_id for item in items if item.suite == "pairs"})
+    if long:
+        notes.append(
+            f"{long} of {len(suites.pairs)} pairs are longer than evaluate.window ({config.window} tokens): not scored."
+        )
+    return notes
 
 
 def _figures(chain: dict[str, Path], items: list[Item]) -> tuple[list[Figure], list[Comparison]]:

@@ -312,7 +312,10 @@ def _reference_bits(
 
 
 def _pairs(name: str, model: Any, tokenizer: Any, pairs: Sequence[Pair], limits: Limits) -> list[Item]:
-    sides = [chat.encode_pair(tokenizer, row.prompt, side) for row in pairs for side in (row.chosen, row.rejected)]
+    both = [[chat.encode_pair(tokenizer, row.prompt, side) for side in (row.chosen, row.rejected)] for row in pairs]
+    fits = [all(len(prompt) + len(answer) <= limits.window for prompt, answer in two) for two in both]
+    pairs = [row for row, fit in zip(pairs, fits, strict=True) if fit]  # the caller counts the others as too_long
+    sides = [side for two, fit in zip(both, fits, strict=True) if fit for side in two]
     logps = inference.sequence_logps(model, sides, batch_size=limits.batch_size)
     items: list[Item] = []
     for i, row in enumerate(pairs):
