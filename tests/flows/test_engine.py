@@ -176,7 +176,7 @@ def test_from_runs_no_earlier_step(line: Line, in_process: None) -> None:
     assert ran(walk(line, "dpo.beta=0.3", plan=Plan.of(start="dpo", until="dpo"))) == ["dpo"]
     with pytest.raises(
         ArtifactError,
-        match=r"step sft \(sft/\w+\) is not in the store .*: got nothing there, because --from dpo runs no",
+        match=r"step sft \(sft/\w+\) is not in the store .*: got nothing there, because only dpo and what",
     ):
         walk(line, "sft.lora.rank=2", plan=Plan.of(start="dpo"))
 
