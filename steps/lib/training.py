@@ -113,7 +113,6 @@ def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | st
         Resumable: SIGTERM or SIGINT; a checkpoint was saved.
         TrainingError: the loss is not a number, or no weight changed.
     """
-    import torch
     from transformers import PrinterCallback, TrainerCallback
 
     runtime.seed_torch(context.seed)
@@ -183,7 +182,6 @@ def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | st
             "run is so short that its warm-up never left learning rate 0, or no gradient reached the trained "
             "weights; train for more updates, or set warmup to 0"
         )
-    torch.set_grad_enabled(True)
     return {
         "updates": trainer.state.global_step,
         "loss_first": round(history[0]["loss"], 5),
