@@ -10,24 +10,25 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
 from flows.line import STEPS, AlignConfig, line
-from steps.lib import runtime
+from steps.lib import runs, runtime
+from steps.lib.code import changed
 from steps.lib.config import Section
-from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError
-from steps.lib.step import Spec
-from steps.lib.store import Artifact, Store, work_folder
-
-GRACE = 60.0
-"""Seconds that a stopped step has to save a checkpoint before it is killed."""
+from steps.lib.errors import ArtifactError, ConfigError, Damaged, PreflineError, Resumable
+from steps.lib.remote import open_store
+from steps.lib.step import ERROR_FILE, OUTCOME_FILE, Spec, told_error
+from steps.lib.store import Artifact, Store
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,17 @@ class Plan:
     """``--until``: the last step that runs."""
     force: tuple[str, ...] = ()
     """``--force``: steps that are built again although the store has them."""
+    strict_code: bool = False
+    """``--strict-code``: a step whose code changed since it was built is built again, although its key is the same."""
 
     @classmethod
     def of(
-        cls, only: str | None = None, start: str | None = None, until: str | None = None, force: Sequence[str] = ()
+        cls,
+        only: str | None = None,
+        start: str | None = None,
+        until: str | None = None,
+        force: Sequence[str] = (),
+        strict_code: bool = False,
     ) -> Plan:
         """From the command line's words; ``only`` is from and until in one.
 
@@ -67,7 +75,7 @@ class Plan:
             )
         if problems:
             raise ConfigError(problems)
-        return cls(only or start, only or until, tuple(force))
+        return cls(only or start, only or until, tuple(force), strict_code)
 
 
 @dataclass
@@ -96,11 +104,17 @@ class Engine:
     outcomes: list[Outcome] = field(default_factory=list)
     say: Callable[[str], None] | None = None
     """Where a step's log lines go; None: straight to the terminal."""
+    record: runs.Recorder | None = None
+    """What this walk tells the store of the keys it needs, so that they are not collected meanwhile."""
 
-    @property
+    @cached_property
     def store(self) -> Store:
-        """The store of the run, by its absolute path."""
-        return Store(self.config.store.resolve())
+        """The store of the run.
+
+        Raises:
+            PreflineError: its URL is of a kind that is not supported, or it cannot be reached.
+        """
+        return open_store(self.config.store, self.config.cache)
 
     def run(self) -> Artifact | None:
         """Walk the line.
@@ -114,10 +128,28 @@ class Engine:
                 f"step {self.plan.until} is left out: got {self.plan.until}: null, because the profile or a recipe "
                 "clears the section; set a field of it, or name another step"
             )
+        self.record = runs.begin(self.store.place, self.group)
+        ended = "done"
         try:
-            return line(self, self.config)
-        except Stopped:
-            return self.outcomes[-1].artifact
+            return self._walk()
+        except BaseException as error:
+            ended = type(error).__name__
+            raise
+        finally:
+            self.record.end(ended)
+
+    def _walk(self) -> Artifact | None:
+        """The line from its start; again where an artifact that was found turned out damaged when its bytes were read."""
+        for left in reversed(range(len(STEPS))):
+            self.outcomes.clear()
+            try:
+                return line(self, self.config)
+            except Stopped:
+                return self.outcomes[-1].artifact
+            except Damaged:
+                if not left:
+                    raise
+        return None
 
     def __call__(self, step: ModuleType, config: Section | None, **inputs: Artifact | None) -> Artifact | None:
         """The ``make`` of ``flows.line``."""
@@ -126,6 +158,8 @@ class Engine:
         given = {name: artifact for name, artifact in inputs.items() if artifact is not None}
         spec = Spec(step, config, given, self.config.seed)
         started = time.perf_counter()
+        if self.record:
+            self.record.reached(spec.name, spec.key())
         artifact, cached = self.materialize(spec)
         self.outcomes.append(Outcome(spec.name, artifact, cached, time.perf_counter() - started))
         if spec.name == self.plan.until:
@@ -137,8 +171,10 @@ class Engine:
         if spec.name in self.plan.force:
             return None
         found = self.store.find(spec.key())
+        if found and self.plan.strict_code and changed(spec.module.__name__, found.manifest.get("code", {})):
+            return None
         holds = getattr(spec.module, "holds", None)
-        if found and holds and (reason := holds(spec.config, found.path)):
+        if found and holds and (reason := holds(spec.config, self.store.fetch(found).path)):
             self.store.set_aside(found.key, reason)
             return None
         return found
@@ -146,10 +182,10 @@ class Engine:
     def materialize(self, spec: Spec) -> tuple[Artifact, bool]:
         """The artifact, and whether it was there already."""
         found = self.find(spec)
-        return (found, True) if found else (self.build(spec), False)
+        return (found, True) if found else self.build(spec)
 
-    def build(self, spec: Spec) -> Artifact:
-        """Run the step.
+    def build(self, spec: Spec) -> tuple[Artifact, bool]:
+        """Run the step, and say whether another process had built it meanwhile.
 
         Raises:
             ArtifactError: the plan starts behind this step, and the store does not have it.
@@ -157,12 +193,21 @@ class Engine:
         """
         if self.plan.start and STEPS.index(spec.name) < STEPS.index(self.plan.start):
             raise ArtifactError(
-                f"step {spec.name} ({spec.key()}) is not in the store {self.store.root}: got nothing there, "
+                f"step {spec.name} ({spec.key()}) is not in the store {self.store.name}: got nothing there, "
                 f"because only {self.plan.start} and what is behind it was asked for; build it first (prefline "
                 f"run --until {spec.name}), or ask for it too (prefline step ... --upstream)"
             )
-        launch(spec, self.store, self._info(), say=self.say, force=spec.name in self.plan.force)
-        return Artifact.read(self.store.folder(spec.key()))
+        for artifact in spec.inputs.values():
+            self.store.fetch(artifact)
+        again = spec.name in self.plan.force or self.plan.strict_code
+        built = launch(spec, self.store, self._info(), say=self.say, force=again)
+        result = self.store.find(spec.key())
+        if result is None:
+            raise ArtifactError(
+                f"step {spec.name} ({spec.key()}) ended well, but its artifact is not in {self.store.name}: got nothing there, "
+                "because somebody removed or damaged it at once; run the same command again"
+            )
+        return result, not built
 
     def _info(self) -> dict[str, Any]:
         tracking = self.config.tracking.model_dump(mode="json")
@@ -171,45 +216,41 @@ class Engine:
 
 def launch(
     spec: Spec, store: Store, info: Mapping[str, Any], *, say: Callable[[str], None] | None = None, force: bool = False
-) -> None:
-    """Run a step as ``python -m steps.NAME`` (or under torchrun) in this process group, and wait.
+) -> bool:
+    """Run a step as ``python -m steps.NAME`` in this process group, and wait.
 
     Memory returns to the device with the process. On a signal or an exception here the step is asked to stop, saves, and is
-    waited for.
+    waited for; when this process dies, the step notices by the end of its standard input.
+
+    Returns:
+        Whether the step was built; False when another process had built it while this one waited for the lock.
 
     Raises:
         PreflineError: the kind its exit code says, with what it wrote last.
     """
-    target = store.folder(spec.key())
-    work = work_folder(target)
-    (work / ".resume").mkdir(parents=True, exist_ok=True)
-    settings = work / ".resume" / "config.json"
-    settings.write_text(spec.config.model_dump_json(indent=1))
-    argv = [
-        *_interpreter(spec),
-        f"steps.{spec.name}",
-        "--config",
-        str(settings),
-        "--out",
-        str(target),
-        "--key",
-        spec.key(),
-        "--seed",
-        str(spec.seed),
-        "--run-info",
-        json.dumps(dict(info)),
-    ]
-    argv += ["--force"] if force else []
-    for name, artifact in spec.inputs.items():
-        argv += [f"--{name}", str(artifact.path)]
+    with tempfile.TemporaryDirectory(prefix="prefline-") as folder:
+        errors, outcome, settings = (Path(folder) / name for name in ("error.txt", "outcome.txt", "config.json"))
+        settings.write_text(spec.config.model_dump_json(indent=1), encoding="utf-8")
+        argv = [sys.executable, "-u", "-m", f"steps.{spec.name}"]
+        argv += ["--config", str(settings), "--out", str(store.folder(spec.key())), "--key", spec.key()]
+        argv += ["--seed", str(spec.seed), "--store", store.name, "--cache", str(store.cache)]
+        argv += ["--run-info", json.dumps(dict(info)), *(["--force"] if force else [])]
+        for name, artifact in spec.inputs.items():
+            argv += [f"--{name}", str(artifact.path)]
+        own = {ERROR_FILE: str(errors), OUTCOME_FILE: str(outcome), runtime.ENGINE: "1"}
+        code = _wait(argv, {**runtime.environment(), **own}, say)
+        if code:
+            raise _error(code, errors, spec.name)
+        return outcome.read_text() == "built"
+
+
+def _wait(argv: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None] | None) -> int:
+    """Run a process to its end, its lines passed on; whatever ends this function early ends the process, too."""
     terminal = say is None and sys.stderr.isatty()
-    errors = work / ".resume" / "error.txt"
-    errors.unlink(missing_ok=True)
-    environment = {**runtime.environment(), "PREFLINE_ERROR_FILE": str(errors)}
     child = subprocess.Popen(
         argv,
-        env=environment,
-        stdin=subprocess.DEVNULL,
+        env=dict(environment),
+        stdin=subprocess.PIPE,  # stays open: its end tells the step that the engine is gone
         stdout=None if terminal else subprocess.PIPE,
         stderr=None if terminal else subprocess.STDOUT,
         text=True,
@@ -219,20 +260,19 @@ def launch(
         with _sigterm_raises():
             for text in child.stdout or ():
                 (say or _echo)(text.rstrip("\n"))
-            code = child.wait()
+            return child.wait()
     except BaseException:
         child.terminate()
         try:
-            child.wait(GRACE)
+            child.wait(runtime.GRACE)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
         raise
     finally:
-        if child.stdout:
-            child.stdout.close()
-    if code:
-        raise _error(code, errors, spec.name)
+        for stream in (child.stdin, child.stdout):
+            if stream:
+                stream.close()
 
 
 @contextmanager
@@ -253,17 +293,14 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _interpreter(spec: Spec) -> list[str]:
-    processes = getattr(getattr(spec.config, "train", None), "processes", 1)
-    if processes > 1:
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    return [sys.executable, "-u", "-m"]
-
-
 def _error(code: int, errors: Path, step: str) -> PreflineError:
-    message = errors.read_text() if errors.exists() else ""
-    if code in BY_EXIT_CODE and message:
-        return BY_EXIT_CODE[code](message)
+    if code > 0 and (told := told_error(str(errors))):
+        return told
+    if -code in (signal.SIGTERM, signal.SIGINT):
+        return Resumable(
+            f"step {step} was stopped by {signal.Signals(-code).name}: its partial work is kept; "
+            "run the same command again to go on"
+        )
     cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return PreflineError(
         f"step {step} failed: got {cause}, because of the error above; its partial work is kept, and running again "

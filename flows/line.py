@@ -37,8 +37,12 @@ class AlignConfig(Section):
     """Name of the run in Prefect and in the tracker."""
     seed: int = Field(0, ge=0)
     """Seed of every random choice of every step."""
-    store: Annotated[Path, Neutral] = Path("data/artifacts")
-    """Folder of the artifacts."""
+    store: Annotated[str, Neutral] = "data/artifacts"
+    """Folder of the artifacts, or its URL: s3://bucket/prefix, gs://bucket/prefix."""
+    cache: Annotated[Path, Neutral] = Path("data/cache")
+    """Folder of this machine's copies, where the store is a URL."""
+    retries: Annotated[int, Neutral] = Field(0, ge=0)
+    """Times that a run through Prefect starts a step again when its process died or a teacher failed; it goes on where it stopped."""
     generate: GenerateConfig | None = None
     """Teachers answer prompts."""
     clean: CleanConfig = CleanConfig()

@@ -7,6 +7,7 @@ The tree, with exit codes:
   +-- DataError            3   a file or row that came in is wrong
   +-- ModelError           4   a checkpoint, adapter or tokenizer is wrong
   +-- ArtifactError        5   something in the store is missing, damaged or foreign
+  |   +-- Damaged          5   it was set aside just now
   +-- TeacherError         6   a teacher or judge cannot answer
   +-- TrainingError        7   a training run would give a wrong result
   +-- Resumable           75   stopped on request; running again goes on where it stopped
@@ -56,6 +57,10 @@ class ArtifactError(PreflineError):
     """An artifact of the store is missing, damaged or not what it says."""
 
     exit_code = 5
+
+
+class Damaged(ArtifactError):
+    """An artifact was found damaged when its bytes were read, and was set aside: the next look-up misses it."""
 
 
 class TeacherError(PreflineError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from steps.lib.errors import Resumable
+from steps.lib.errors import ArtifactError, Resumable
 
 T = TypeVar("T")
+ENGINE = "PREFLINE_ENGINE"
+"""Variable that is set where the process that started this one holds its standard input open as long as it lives."""
+GRACE = 60.0
+"""Seconds that a stopped step has to save a checkpoint before it is killed."""
 
 PROCESS_SETTINGS = {
     "OMP_WAIT_POLICY": "passive",
@@ -159,6 +165,83 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def leaving() -> Iterator[Stop]:
+    """Where nothing is to be saved first: SIGTERM and SIGINT end the block as ``Resumable`` at once.
+
+    ``stop_signals`` inside the block takes over for its length. A library may swallow the exception: what is yielded remembers the
+    signal, and its ``check`` belongs before anything that is final.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.signal = signal.Signals(number).name
+        stop.check()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Watch standard input, a pipe that the engine holds open: at its end the engine is gone, and this process must go, too.
+
+    Without an engine (``ENGINE`` is not set) nothing is watched.
+
+    It gets SIGTERM, so that it saves, and SIGKILL after ``GRACE`` seconds. (A pipe works from any thread of the engine and through
+    torchrun; Linux's PR_SET_PDEATHSIG fires when the engine's *thread* ends.)
+    """
+
+    if ENGINE not in os.environ:
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def storage_error(error: BaseException, folder: Path) -> ArtifactError | None:
+    """What to tell a person when writing failed because of the disk; None when ``error`` is of another kind.
+
+    Libraries wrap it: torch and safetensors raise their own classes, of which only the text says why.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    numbers = {one.errno for one in seen if isinstance(one, OSError)}
+    text = " ".join(str(one) for one in seen)
+    existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    writing = "write" in text or "I/O" in text
+    if numbers & {errno.ENOSPC, errno.EDQUOT} or "No space left" in text or (free < 1 << 20 and writing):
+        return ArtifactError(
+            f"disk of {folder} is full: got {free / 1e6:.1f} MB free, because the step needed more ({error!s:.120}); make room "
+            "(prefline gc shows what may go) and run the same command again: it goes on where it stopped"
+        )
+    refused = any(
+        str(existing) in str(one.filename) for one in seen if isinstance(one, PermissionError) and one.filename
+    )
+    if errno.EROFS in numbers or refused:
+        return ArtifactError(
+            f"store of {folder} cannot be written: got {error!s:.160}, because it is read-only or belongs to somebody else; "
+            "make it writable, or name another store (store=FOLDER)"
+        )
+    return None
 
 
 class Timer:

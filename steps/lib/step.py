@@ -16,22 +16,32 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Any, NoReturn, Protocol, TypeVar, get_type_hints
 
 from steps.lib import runtime, tracking
+from steps.lib.code import closure
 from steps.lib.config import Section, key_view, load
-from steps.lib.errors import ArtifactError, ConfigError, PreflineError
+from steps.lib.digests import digest_text
+from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError, Resumable, TrainingError
 from steps.lib.ledger import RowLedger
-from steps.lib.store import Artifact, digest_text, publish, work_folder
+from steps.lib.locks import hold
+from steps.lib.place import FolderPlace
+from steps.lib.remote import open_store
+from steps.lib.store import Artifact, clear, damage, finish, publish, work_folder
 
 T = TypeVar("T")
+ERROR_FILE = "PREFLINE_ERROR_FILE"
+"""Variable that names the file for a failed step's message; set by the engine."""
+OUTCOME_FILE = "PREFLINE_OUTCOME_FILE"
+"""Variable that names the file for "built" or "found"; set by the engine."""
 
 
 class Track(Protocol):
@@ -136,10 +146,18 @@ def input_names(module: ModuleType) -> dict[str, bool]:
     return names
 
 
-def build(spec: Spec, target: Path, run_info: Mapping[str, Any] | None = None) -> Artifact:
+def build(
+    spec: Spec, target: Path, run_info: Mapping[str, Any] | None = None, *, check: Callable[[], None] | None = None
+) -> Artifact:
     """Run a step and publish its artifact at ``target``. Work lies in a sibling ``.<name>.partial`` until it is whole.
 
     Under torchrun every rank runs the step and rank 0 publishes.
+
+    Args:
+        spec: the step.
+        target: folder of the artifact.
+        run_info: settings of the tracker.
+        check: called right before publishing; raises when this process may not publish any more.
 
     Raises:
         PreflineError: of the step; the partial folder stays, and running again continues from it.
@@ -149,8 +167,11 @@ def build(spec: Spec, target: Path, run_info: Mapping[str, Any] | None = None) -
     rank = int(os.environ.get("RANK", "0"))
     work = work_folder(target)
     resume = work / ".resume"
-    record = work / "record"
-    for folder in (resume, record):
+    if rank == 0:
+        if damage(work, key=key_of(parts), deep=True) is None:  # killed between its manifest and its last rename
+            return finish(work, target, Artifact.read(work).manifest)
+        clear(work)
+    for folder in (resume, work / "record"):
         folder.mkdir(parents=True, exist_ok=True)
     log = runtime.logger(spec.name, work / "record" / "log.jsonl" if rank == 0 else None)
     runtime.prepare(spec.seed)
@@ -168,6 +189,8 @@ def build(spec: Spec, target: Path, run_info: Mapping[str, Any] | None = None) -
     runtime.close(log)
     if rank != 0:
         return Artifact(target, {})
+    if check:
+        check()
     return publish(
         work,
         target,
@@ -188,6 +211,7 @@ def build(spec: Spec, target: Path, run_info: Mapping[str, Any] | None = None) -
             "host": platform.node(),
             "versions": runtime.versions(),
             "git": runtime.git_commit(),
+            "code": closure(spec.module.__name__),
         },
         records=getattr(spec.module, "RECORDS", ()),
     )
@@ -199,6 +223,21 @@ def main(name: str, argv: list[str] | None = None) -> None:
     ``python -m steps.sft --config sft.yaml --base DIR --chats DIR --out DIR lora.rank=8``
     """
     module = module_of(name)
+    arguments = _parser(name, module).parse_intermixed_args(argv)
+    runtime.end_with_parent()
+    try:
+        with runtime.leaving():
+            _door(module, arguments, sys.argv[1:] if argv is None else argv)
+    except PreflineError as error:
+        _report(error)
+    except Exception as error:
+        clear_error = runtime.storage_error(error, arguments.out)
+        if clear_error is None:
+            raise
+        _report(clear_error)
+
+
+def _parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m steps.{name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -215,32 +254,129 @@ def main(name: str, argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--force", action="store_true", help="build again although --out is there; the old one is set aside"
     )
+    parser.add_argument("--store", help=argparse.SUPPRESS)  # the engine's: URL of the store in which --out lies
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--run-info", type=json.loads, default={}, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", help="changes on top of the file, such as lora.rank=8")
-    arguments = parser.parse_intermixed_args(argv)
-    try:
-        loaded = load(config_class(module), [arguments.config] if arguments.config else [], arguments.overrides)
-        given = {source: getattr(arguments, source) for source in input_names(module)}
-        inputs = {source: Artifact.read(path) for source, path in given.items() if path is not None}
-        spec = Spec(module, loaded.value, inputs, arguments.seed)
-        key = spec.key()
-        if arguments.key and arguments.key != key:
-            raise ArtifactError(
-                f"key of step {name} is {key}: got {arguments.key} on the command line, because an input "
-                "changed while the run was being prepared; start the run again"
-            )
-        if arguments.out.exists() and not arguments.force:
-            existing = Artifact.read(arguments.out)
-            if existing.key != key:
-                raise ConfigError(
-                    f"--out {arguments.out} already holds {existing.key}: got a run with key {key}, because "
-                    "an artifact is never written over; choose another folder, or delete that one"
-                )
-            return
+    return parser
+
+
+def _door(module: ModuleType, arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Check everything, take the artifact's lock, look again, build, and hand the artifact to the store."""
+    name = module.__name__.rpartition(".")[2]
+    loaded = load(config_class(module), [arguments.config] if arguments.config else [], arguments.overrides)
+    given = {source: getattr(arguments, source) for source in input_names(module)}
+    inputs = {source: Artifact.read(path, deep=True) for source, path in given.items() if path is not None}
+    spec = Spec(module, loaded.value, inputs, arguments.seed)
+    key = spec.key()
+    if arguments.key and arguments.key != key:
+        raise ArtifactError(
+            f"key of step {name} is {key}: got {arguments.key} on the command line, because an input "
+            "changed while the run was being prepared; start the run again"
+        )
+    if "RANK" in os.environ:  # torchrun's child: the process that started torchrun holds the lock
         build(spec, arguments.out, arguments.run_info)
-    except PreflineError as error:
-        if "PREFLINE_ERROR_FILE" in os.environ:
-            Path(os.environ["PREFLINE_ERROR_FILE"]).write_text(str(error))
-        else:
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(error.exit_code)
+        return
+    store = open_store(arguments.store, arguments.cache) if arguments.store else None
+    place = store.place if store else FolderPlace(arguments.out.parent)
+    lock = f".locks/{key.replace('/', '-') if store else arguments.out.name}"
+    log = runtime.logger(name, None)
+    before = _seal(arguments.out)
+    with runtime.stop_signals() as stop, hold(place, lock, log=log, stop=stop, lost=_lost) as held:
+        existing = store.find(key) if store else _existing(arguments.out, key)
+        if existing and not (arguments.force and _seal(arguments.out) == before):
+            _tell(built=False)
+            return
+        with runtime.leaving() as leave:
+
+            def check() -> None:
+                leave.check()
+                held.check()
+
+            if getattr(getattr(spec.config, "train", None), "processes", 1) > 1:
+                _under_torchrun(name, spec.config.train.processes, argv)  # type: ignore[attr-defined]
+                artifact = Artifact.read(arguments.out)
+            else:
+                artifact = build(spec, arguments.out, arguments.run_info, check=check)
+        if store:
+            store.keep(artifact, replace=arguments.force)
+        _tell(built=True)
+
+
+def _existing(out: Path, key: str) -> Artifact | None:
+    """The artifact at an explicit ``--out``."""
+    if not out.exists():
+        return None
+    existing = Artifact.read(out, deep=True)
+    if existing.key != key:
+        raise ConfigError(
+            f"--out {out} already holds {existing.key}: got a run with key {key}, because "
+            "an artifact is never written over; choose another folder, or delete that one"
+        )
+    return existing
+
+
+def _seal(folder: Path) -> str:
+    """Seal of the artifact that lies there: whether another process built it anew while this one waited. "" for none."""
+    return "" if damage(folder) else str(Artifact.read(folder).manifest["seal"])
+
+
+def _under_torchrun(name: str, processes: int, argv: Sequence[str]) -> None:
+    """Run this very command in ``processes`` ranks, and pass signals on. This process keeps the lock."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**runtime.environment(), runtime.ENGINE: "1"}
+    child = subprocess.Popen([*command, "-m", f"steps.{name}", *argv], env=environment, stdin=subprocess.PIPE)
+    try:
+        code = child.wait()
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(runtime.GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        raise
+    if code:
+        file = os.environ.get(ERROR_FILE)
+        said = Path(file).read_text() if file and Path(file).exists() else ""
+        raise TrainingError(
+            said
+            or f"step {name} failed under torchrun: got exit code {code}, because of the error above; running again "
+            "goes on from the last checkpoint"
+        )
+
+
+def _report(error: PreflineError) -> NoReturn:
+    """Give the error to the engine, or show it, and leave with its exit code."""
+    _say(error)
+    sys.exit(error.exit_code)
+
+
+def _lost(message: str) -> NoReturn:
+    """The lock is another's by now: end at once, whatever this process is doing."""
+    _say(Resumable(message))
+    os._exit(Resumable.exit_code)
+
+
+def _say(error: PreflineError) -> None:
+    if file := os.environ.get(ERROR_FILE):
+        Path(file).write_text(json.dumps({"exit_code": error.exit_code, "message": str(error)}), encoding="utf-8")
+    else:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+
+
+def told_error(file: str | None = None) -> PreflineError | None:
+    """The error that a step's process left in ``file`` (default: where this process's own engine looks); None without one."""
+    path = Path(file or os.environ.get(ERROR_FILE, ""))
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return BY_EXIT_CODE.get(facts["exit_code"], PreflineError)(facts["message"])
+
+
+def _tell(*, built: bool) -> None:
+    """Tell the engine whether the artifact was built here, or by another process meanwhile."""
+    if file := os.environ.get(OUTCOME_FILE):
+        Path(file).write_text("built" if built else "found")

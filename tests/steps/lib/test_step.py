@@ -14,10 +14,11 @@ import pytest
 from minimal import BASE, ROOT, data_artifact
 
 from steps.lib.config import Neutral, Section, load
+from steps.lib.digests import digest_file
 from steps.lib.errors import DataError
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics, Spec, build, input_names, main
-from steps.lib.store import Artifact, digest_file, publish, work_folder
+from steps.lib.store import Artifact, publish, work_folder
 
 
 class Inner(Section):
@@ -230,7 +231,8 @@ def test_the_engines_error_file_gets_the_message_in_place_of_the_screen(
     monkeypatch.setenv("PREFLINE_ERROR_FILE", str(tmp_path / "error.txt"))
     code, said = refused(["--config", str(tmp_path / "no.yaml"), "--out", str(tmp_path / "out")], capsys)
     assert code == 2 and "Error" not in said
-    assert "no.yaml" in (tmp_path / "error.txt").read_text()
+    told = json.loads((tmp_path / "error.txt").read_text())
+    assert told["exit_code"] == 2 and "no.yaml" in told["message"]
 
 
 @pytest.mark.tiny

@@ -1,0 +1,113 @@
+"""The process around a step: how it ends, and what it says when the disk is at fault."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from minimal import ROOT
+
+from steps.lib import runtime
+from steps.lib.errors import ArtifactError, Resumable
+
+
+def script(code: str, *, engine: bool = False) -> subprocess.Popen[str]:
+    environment = {**os.environ, **({runtime.ENGINE: "1"} if engine else {})}
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import os, signal, sys, time\nfrom steps.lib import runtime\n{code}"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_signal_where_nothing_is_to_be_saved_ends_as_resumable() -> None:
+    said = "stopped by SIGTERM: the partial work is kept; run the same command again"
+    with pytest.raises(Resumable, match=said), runtime.leaving():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_loop_that_saves_first_is_left_alone() -> None:
+    with runtime.leaving(), runtime.stop_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == "SIGINT"
+        with pytest.raises(Resumable):
+            stop.check()
+
+
+@pytest.mark.fault
+def test_a_process_whose_engine_is_gone_saves_and_goes() -> None:
+    child = script(
+        "runtime.end_with_parent()\n"
+        "with runtime.stop_signals() as stop:\n"
+        "    print('working', flush=True)\n"
+        "    while not stop: time.sleep(0.01)\n"
+        "    print('saved', flush=True)\n",
+        engine=True,
+    )
+    assert child.stdout and child.stdin
+    assert child.stdout.readline() == "working\n" and child.poll() is None
+    child.stdin.close()
+    assert child.wait(20) == 0 and child.stdout.read() == "saved\n"
+    child.stdout.close()
+    assert child.stderr
+    child.stderr.close()
+
+
+@pytest.mark.fault
+def test_a_process_that_does_not_listen_is_killed_after_the_grace() -> None:
+    child = script(
+        "runtime.GRACE = 0.3\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nruntime.end_with_parent()\nprint('on', flush=True)\ntime.sleep(60)",
+        engine=True,
+    )
+    assert child.stdout and child.stdout.readline() == "on\n"
+    child.communicate(timeout=20)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_step_of_the_shell_does_not_watch_its_input() -> None:
+    child = script("runtime.end_with_parent()\ntime.sleep(0.5)\nprint('done')")
+    said, _ = child.communicate(timeout=20)
+    assert (child.returncode, said) == (0, "done\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "is full: got .* because the step needed more .*; make room",
+        ),
+        (RuntimeError("unable to write: No space left on device (os error 28)"), "is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written: got .*, because it is read-only"),
+    ],
+)
+def test_a_disk_at_fault_is_named_with_what_to_do(tmp_path: Path, error: Exception, said: str) -> None:
+    told = runtime.storage_error(error, tmp_path / "not" / "there")
+    assert isinstance(told, ArtifactError)
+    with pytest.raises(ArtifactError, match=said):
+        raise told
+    try:
+        raise ValueError("wrapped") from error
+    except ValueError as outer:
+        assert runtime.storage_error(outer, tmp_path) is not None
+
+
+def test_another_error_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    assert runtime.storage_error(ValueError("cannot write a number"), tmp_path) is None
+    assert runtime.storage_error(FileNotFoundError(errno.ENOENT, "no"), tmp_path) is None
+    assert runtime.storage_error(PermissionError(errno.EACCES, "no", "/elsewhere/rows.jsonl"), tmp_path) is None
+    told = runtime.storage_error(PermissionError(errno.EACCES, "no", str(tmp_path / "store" / "x")), tmp_path / "store")
+    assert "belongs to somebody else" in str(told)
