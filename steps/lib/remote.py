@@ -1,0 +1,396 @@
+"""The store on a URL: artifacts as objects, and a folder on this machine as a cache that is read through.
+
+Below the URL::
+
+    <step>/<hash20>/manifest.json       written last, by a conditional create: every file that it lists is there
+    <step>/<hash20>/<seal12>/<file>     the files; the folder is named by the manifest's seal, so that what two machines made of
+                                        one key never mixes
+    broken/<step>-<hash20>-<time>/      set aside, with the reason beside it
+    .locks/ .runs/ .pins/               small files (``UrlPlace``)
+
+The URL is the truth. An artifact is visible when its manifest is there: it is created last and taken away first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import url2pathname
+
+from steps.lib.digests import digest_files, digest_text
+from steps.lib.errors import ArtifactError, ConfigError, Damaged
+from steps.lib.objects import NO_ROOM, PACKAGES, Trouble, UrlPlace, open_place
+from steps.lib.place import Place
+from steps.lib.store import BROKEN, LOG, MANIFEST, Artifact, Store, seal
+
+SAME = {"s3a": "s3", "gcs": "gs"}
+"""Other names of a protocol."""
+
+
+@dataclass(frozen=True)
+class RemoteStore(Store):
+    """A store on a URL. ``root`` is the local cache."""
+
+    remote: UrlPlace
+
+    @property
+    def cache(self) -> Path:
+        """The folder that ``open_store`` was given: this store's copies lie in a folder of it."""
+        return self.root.parent
+
+    @property
+    def name(self) -> str:
+        """Its URL."""
+        return self.remote.url
+
+    @property
+    def place(self) -> Place:
+        """Where its small shared files lie: at the URL."""
+        return self.remote
+
+    def find(self, key: str) -> Artifact | None:
+        """Look an artifact up. One that is only at the URL comes with its manifest alone; ``fetch`` brings its bytes.
+
+        A damaged one is set aside where it lies. One that is only here (its upload was cut off) is kept now.
+
+        Raises:
+            ArtifactError: the URL cannot be read.
+        """
+        here = self._here.find(key)
+        with _clear():
+            there = self._there(key)
+        if here is not None and there is None:
+            try:
+                self.keep(here)
+            except ArtifactError as error:
+                LOG.warning("artifact %s is on this machine only, and stays so: %s", key, error)
+            return self._here.find(key)
+        if here is not None and there is not None:
+            if _seal(here) == _seal(there):
+                return here
+            self._here.set_aside(key, f"another result of the same key counts, the one at {self.name}")
+        return there
+
+    def fetch(self, artifact: Artifact) -> Artifact:
+        """Bring all bytes of an artifact and of its ancestors into the cache, each file proved by its digest.
+
+        Raises:
+            Damaged: one was damaged, and is set aside.
+            ArtifactError: the URL cannot be read, or the cache not written.
+        """
+        done = {artifact.key}
+        waiting = [artifact]
+        with _clear():
+            while waiting:
+                one = self._bring(waiting.pop())
+                for key in sorted({entry["key"] for entry in one.manifest["inputs"].values()} - done):
+                    done.add(key)
+                    found = self._here.find(key) or self._there(key)
+                    if found is not None:
+                        waiting.append(found)
+                    else:
+                        LOG.warning("artifact %s, of which %s was made, is not at %s any more", key, one.key, self.name)
+        return Artifact(self.folder(artifact.key), artifact.manifest)
+
+    def keep(self, artifact: Artifact, *, replace: bool = False) -> None:
+        """Upload a published artifact: files, then the manifest. What an earlier try had sent is not sent again.
+
+        Args:
+            artifact: whole, in the cache.
+            replace: set another result of the same key aside. Otherwise that one counts, and comes here in place of ours.
+
+        Raises:
+            ArtifactError: the URL cannot be read or written. The artifact stays here, and the next look-up keeps it.
+        """
+        key = artifact.key
+        with _clear():
+            there = self._there(key)
+            if replace and there is not None and _seal(there) != _seal(artifact):
+                self._set_aside_there(key, "built again on request")
+                there = None
+            if there is None:
+                left = self._upload(artifact)
+                if self.remote.create(f"{key}/{MANIFEST}", (artifact.path / MANIFEST).read_bytes()):
+                    self.remote.together([partial(self.remote.drop, name) for name in left])
+                    return
+                there = self._there(key)
+        if there is not None and _seal(there) != _seal(artifact):
+            self._here.set_aside(key, f"another result of the same key was first at {self.name}")
+            self.fetch(there)
+
+    def keys(self, step: str | None = None) -> Iterator[str]:
+        """Keys of what looks like an artifact (nothing is checked), in order."""
+        with _clear():
+            steps = [step] if step else [name for name, kind in self.remote.entries("") if kind == "directory"]
+            names = [name for one in steps if one != BROKEN and one[0] != "." for name in self.remote.below(one)]
+        yield from sorted(name.rpartition("/")[0] for name in names if re.fullmatch(f"[^/]+/[^/]+/{MANIFEST}", name))
+
+    def artifacts(self, step: str | None = None) -> Iterator[Artifact]:
+        """Every artifact with a whole manifest, in the order of its key; its bytes may not be here."""
+        keys = list(self.keys(step))
+        with _clear():
+            texts = self.remote.together([partial(self.remote.get, f"{key}/{MANIFEST}") for key in keys], most=16)
+        for key, data in zip(keys, texts, strict=True):
+            manifest = None if data is None else _manifest(key, data)
+            if isinstance(manifest, dict):
+                yield Artifact(self.folder(key), manifest)
+
+    def set_aside(self, key: str, reason: str) -> Path:
+        """Move an artifact to ``broken/``, at the URL and here, write the reason beside it, and warn.
+
+        Raises:
+            ArtifactError: the URL or the cache cannot be written.
+        """
+        with _clear():
+            self._set_aside_there(key, reason)
+        return self._here.set_aside(key, reason) if self.folder(key).exists() else self._broken(key)
+
+    def remove(self, key: str) -> None:
+        """Delete an artifact at the URL, its manifest first, and here.
+
+        Raises:
+            ArtifactError: the URL cannot be written.
+        """
+        with _clear():
+            self.remote.delete(f"{key}/{MANIFEST}")
+            self.remote.together([partial(self.remote.drop, name) for name in self.remote.below(key)], most=16)
+        if self.folder(key).exists():
+            self._here.remove(key)
+
+    @property
+    def _here(self) -> Store:
+        return Store(self.root)
+
+    def _there(self, key: str) -> Artifact | None:
+        """The artifact at the URL, by its manifest and its files' sizes. A damaged one is set aside."""
+        data = self.remote.read(f"{key}/{MANIFEST}")
+        if data is None:
+            return None
+        manifest = _manifest(key, data)
+        if isinstance(manifest, dict):
+            artifact = Artifact(self.folder(key), manifest)
+            problem = _misfit(artifact, self.remote.below(_files_of(artifact)))
+            if problem is None:
+                return artifact
+        else:
+            problem = manifest
+        self._set_aside_there(key, problem, lambda now: now == data)
+        return None
+
+    def _bring(self, artifact: Artifact) -> Artifact:
+        """One artifact's bytes into the cache, by way of a folder beside it."""
+        key = artifact.key
+        here = self._here.find(key)
+        if here is not None and _seal(here) == _seal(artifact):
+            return here
+        if here is not None:
+            self._here.set_aside(key, f"another result of the same key counts, the one at {self.name}")
+        folder = self.folder(key)
+        work = folder.with_name(f".{folder.name}.fetch-{platform.node()}-{os.getpid()}-{os.urandom(3).hex()}")
+        _sweep(folder.parent)
+        try:
+            work.mkdir(parents=True)
+            problem = self._download(artifact, work)
+            if problem is None:
+                _settle(work, artifact.manifest)
+                with suppress(FileExistsError):  # another process was quicker
+                    _rename(work, folder)
+                return Artifact.read(folder)
+        except OSError as error:
+            if isinstance(error, Trouble) and error.errno not in NO_ROOM:
+                raise
+            raise ArtifactError(
+                f"artifact {key} cannot be fetched into {self.root}: got {error.strerror or error}, because the folder has no "
+                f"room for {artifact.size / 1e6:.1f} MB, or may not be written; free some space, or name another folder "
+                "(cache=FOLDER)"
+            ) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        self._set_aside_there(key, problem, lambda now: _seal(artifact).encode() in now)
+        raise Damaged(
+            f"artifact {key} at {self.name} is damaged: got {problem}, because it was changed after it was uploaded; it is "
+            "set aside there: run the same command again, which builds it again"
+        )
+
+    def _download(self, artifact: Artifact, work: Path) -> str | None:
+        """All files into a folder; what is wrong with them, or None. One with wrong bytes is fetched a second time."""
+        files = artifact.manifest["files"]
+        LOG.info("fetching %s from %s: %d files, %.1f MB", artifact.key, self.name, len(files), artifact.size / 1e6)
+        for folder in {(work / name).parent for name in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        wrong = list(files)
+        for _ in range(2):
+            jobs = [partial(self.remote.download, f"{_files_of(artifact)}/{name}", work / name) for name in wrong]
+            for name, came in zip(wrong, self.remote.together(jobs), strict=True):
+                if not came:
+                    return f"no file {name}, which the manifest lists"
+            digests = dict(zip(wrong, digest_files([work / name for name in wrong]), strict=True))
+            wrong = [name for name in wrong if digests[name] != files[name]["sha256"]]
+            if not wrong:
+                return None
+        found, size = digests[wrong[0]][:12], (work / wrong[0]).stat().st_size
+        if size != int(files[wrong[0]]["size"]):
+            return f"{wrong[0]} of {size} bytes, where the manifest says {files[wrong[0]]['size']}"
+        return f"{wrong[0]} with other bytes (sha256 {found}, where the manifest says {files[wrong[0]]['sha256'][:12]})"
+
+    def _upload(self, artifact: Artifact) -> list[str]:
+        """Put all files that are not there yet. Returns what else lies at the key: leftovers of uploads never finished."""
+        files, at = artifact.manifest["files"], _files_of(artifact)
+        there = self.remote.below(artifact.key)
+        LOG.info("keeping %s at %s: %d files, %.1f MB", artifact.key, self.name, len(files), artifact.size / 1e6)
+
+        async def put(name: str) -> None:
+            target, digest = f"{at}/{name}", str(files[name]["sha256"])
+            same_size = there.get(target) == int(files[name]["size"])
+            if not (same_size and (await self.remote.notes(target)).get("sha256") == digest):
+                await self.remote.upload(artifact.path / name, target, sha256=digest)
+
+        self.remote.together([partial(put, name) for name in files])
+        return [name for name in there if not name.startswith(at + "/") and name != f"{artifact.key}/{MANIFEST}"]
+
+    def _set_aside_there(self, key: str, reason: str, meant: Callable[[bytes], bool] = lambda now: True) -> None:
+        """Take the manifest away, so that nobody sees the artifact any more, then move its files.
+
+        Args:
+            key: the artifact's.
+            reason: what is wrong with it.
+            meant: whether the manifest that is there now is the one with the problem; a newer one stays.
+        """
+        now = self.remote.read(f"{key}/{MANIFEST}")
+        if now is None or not meant(now):
+            return
+        target = self._broken(key).relative_to(self.root).as_posix()
+        self.remote.write(f"{target}.reason.txt", (reason + "\n").encode())
+        self.remote.write(f"{target}/{MANIFEST}", now)
+        self.remote.delete(f"{key}/{MANIFEST}")
+        to = f"{self.name}/{target}"
+        LOG.warning("artifact %s is set aside in %s: %s; it is built again when it is needed", key, to, reason)
+        names = {name: name.removeprefix(f"{key}/").partition("/")[2] for name in self.remote.below(key)}
+        jobs = [partial(self.remote.move, name, f"{target}/{rest}") for name, rest in names.items() if rest]
+        self.remote.together(jobs)
+
+
+def open_store(url: str, cache: Path) -> Store:
+    """The store at a URL, or in a folder. Nothing is asked of a server yet.
+
+    Args:
+        url: a folder, ``file:///folder``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
+        cache: folder on this machine for copies of what lies on object stores; each URL has a folder of its own in it.
+
+    Raises:
+        ConfigError: a URL of another kind, without a bucket, or of a package that is not installed.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?", url)
+    if scheme is None:
+        return Store(Path(url).resolve())
+    protocol = SAME.get(scheme[1].lower(), scheme[1].lower())
+    rest = url[scheme.end() :]
+    if protocol == "file" and scheme[2] and rest.startswith("/"):
+        return Store(Path(url2pathname(rest)).resolve())
+    if protocol not in PACKAGES or not scheme[2]:
+        raise ConfigError(
+            f"store {url} is no place for artifacts: got {scheme[0]!r}, because a store is a folder, or an object store with "
+            "a conditional create; give a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
+        )
+    root = "/".join(part for part in rest.split("/") if part)
+    if not root or rest.startswith("/"):
+        raise ConfigError(
+            f"store {url} names no bucket: got nothing behind {scheme[0]}; give {protocol}://bucket/prefix"
+        )
+    endpoint = None
+    if protocol == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    place = open_place(protocol, root, endpoint)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{protocol}-{root}")[:80]
+    return RemoteStore(cache.resolve() / f"{plain}-{digest_text(f'{endpoint} {place.url}')[:8]}", place)
+
+
+def _seal(artifact: Artifact) -> str:
+    return str(artifact.manifest["seal"])
+
+
+def _files_of(artifact: Artifact) -> str:
+    """Folder of an artifact's files at the URL."""
+    return f"{artifact.key}/{_seal(artifact)[:12]}"
+
+
+def _manifest(key: str, data: bytes) -> dict[str, Any] | str:
+    """A manifest's content, or what is wrong with it."""
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        names = [str(name) for name, facts in manifest["files"].items() if (int(facts["size"]), str(facts["sha256"]))]
+        names += [str(entry["key"]) for entry in manifest["inputs"].values()]
+        if manifest["seal"] != seal(manifest):
+            return f"a {MANIFEST} that was changed after it was written"
+        if manifest["key"] != key:
+            return f"the artifact {manifest['key']} at the place of {key}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"a {MANIFEST} that does not parse ({error!r:.100})"
+    outside = [name for name in names if {"", ".", ".."} & set(name.split("/"))]
+    return f"a {MANIFEST} that names {outside[0]!r}, outside its folder" if outside else manifest
+
+
+def _misfit(artifact: Artifact, sizes: dict[str, int]) -> str | None:
+    """A file that is not there, or has another size; None when all fit."""
+    for name, facts in artifact.manifest["files"].items():
+        size = sizes.get(f"{_files_of(artifact)}/{name}")
+        if size is None:
+            return f"no file {name}, which the manifest lists"
+        if size != int(facts["size"]):
+            return f"{name} of {size} bytes, where the manifest says {facts['size']}"
+    return None
+
+
+def _settle(work: Path, manifest: dict[str, Any]) -> None:
+    """Manifest last, and all on the disk."""
+    with (work / MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1, ensure_ascii=False)
+    for path in (*work.rglob("*"), work):
+        _fsync(path)
+
+
+def _rename(work: Path, folder: Path) -> None:
+    try:
+        os.rename(work, folder)
+    except OSError as error:
+        if folder.is_dir():  # POSIX lets a system say EEXIST or ENOTEMPTY
+            raise FileExistsError(*error.args) from error
+        raise
+    _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what downloads of this machine left whose process is gone."""
+    for path in folder.glob(f".*.fetch-{platform.node()}-*-*"):
+        try:
+            os.kill(int(path.name.rsplit("-", 2)[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+
+
+@contextmanager
+def _clear() -> Iterator[None]:
+    """Trouble of the place is an error of the store."""
+    try:
+        yield
+    except Trouble as error:
+        raise ArtifactError(str(error)) from error
