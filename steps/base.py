@@ -54,7 +54,8 @@ def run(config: BaseConfig, *, corpus: Path | None = None, out: Path, context: C
         (out / "base.json").write_text(
             json.dumps({"digest": digest, "architectures": facts.get("architectures")}) + "\n"
         )
-        models.write_location(out, path=str(folder.resolve()))
+        commit = folder.name if folder.parent.name == "snapshots" else config.revision  # of the hub's cache
+        models.write_location(out, path=str(folder.resolve()), id=config.path, revision=commit)
         return Metrics({"weights_mb": round(sum(p.stat().st_size for p in folder.glob("*.safetensors")) / 1e6, 1)})
     if corpus is None:
         raise ConfigError(
@@ -75,11 +76,11 @@ def _train_tiny(config: BaseConfig, texts: list[Text], out: Path, context: Conte
     rows = training.blocks(documents, min(config.train.max_length, config.tiny.max_length), tokenizer.eos_token_id)
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(**training.trainer_arguments(config.train, context)),
+        args=training.arguments(TrainingArguments, config.train, context),
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
         data_collator=training.pad_batch(tokenizer.pad_token_id),
     )
-    metrics = Metrics(dict(training.fit(trainer, context, out)), tokens=sum(map(len, rows)))
+    metrics = Metrics(dict(training.fit(trainer, config.train, context, out)), tokens=sum(map(len, rows)))
     metrics.values["parameters"] = sum(p.numel() for p in model.parameters())
     metrics.rows.took("texts", len(texts))
     metrics.rows.gave("trained", len(texts))

@@ -9,19 +9,23 @@ Run:    python -m steps.dpo --config FILE --policy DIR --pairs DIR --out DIR
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import chat, models, runtime, training
+from steps.lib import adapters, chat, models, runtime, training
+from steps.lib.checkpoints import Journal
 from steps.lib.config import Section
+from steps.lib.digests import digest_file
 from steps.lib.errors import TrainingError
 from steps.lib.rows import Dropped, Pair, read_parquet, write_parquet
 from steps.lib.step import Context, Metrics, main
-from steps.lib.store import digest_file
 
 VERSION = "1"
 FIRST_LOSS_TOLERANCE = 1e-3
@@ -52,54 +56,93 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
         policy, config.train.precision, quantize="4bit" if config.method == "qlora" else None, trainable=True
     )
     losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]} if config.sft_weight else {}
-    arguments = DPOConfig(
-        **training.trainer_arguments(config.train, context),
+    arguments = training.arguments(
+        DPOConfig,
+        config.train,
+        context,
         beta=config.beta,
         max_length=None,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=config.train.batch_size,
         **losses,
     )
-    trainer = _trainer()(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    metrics.values.update(training.fit(trainer, context, out))
-    if trainer.first_loss is not None:
-        metrics.values["first_loss"] = round(trainer.first_loss, 6)
+    trainer = _trainer(context)(
+        model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    metrics.values.update(training.fit(trainer, config.train, context, out))
+    metrics.values["first_loss"] = round(_sigmoid_loss(training.losses(trainer)[0]["rewards/margins"]), 6)
     if trainer.is_world_process_zero():
-        training.save_adapter(trainer.model, out, models.model_folder(policy), policy)
+        adapters.save_adapter(trainer.model, out, models.model_folder(policy), policy)
         before = models.Chain.read(policy)
         stage = models.Stage(step="dpo", digest=digest_file(pairs / "pairs.parquet"))
         before.model_copy(update={"stages": (*before.stages, stage)}).write(out)
     return metrics
 
 
-def _trainer() -> Any:
+def _trainer(context: Context) -> Any:
+    from accelerate.utils import broadcast_object_list
+    from torch.utils.data import DataLoader
     from trl import DPOTrainer
 
     class PairTrainer(DPOTrainer):  # type: ignore[misc]
-        """DPOTrainer that takes our tokens (one way to tokenise in the whole house) and checks the first loss."""
+        """DPOTrainer that takes our tokens (one way to tokenise in the whole house) and checks the first loss.
 
-        first_loss: float | None = None
+        The reference's log-probabilities are kept in the resume folder batch by batch, so that a resumed run does not ask for
+        them again; TRL keeps them in a folder that goes with the process.
+        """
+
+        checked = False
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            at_once = batch_size * self.accelerator.num_processes
+            head = {"rows": _digest(dataset), "rows_at_once": at_once}
+            first = self.accelerator.is_main_process
+            journal = Journal(context.resume / "reference.journal", head) if first else None
+            done: list[Any] = broadcast_object_list([list(journal.values) if journal else None])[0]
+            known = min(at_once * len(done), len(dataset))
+            if done and first:
+                context.log.info("reference of %d of %d pairs is on record", known, len(dataset))
+            if known < len(dataset):
+                rest = dataset.select(range(known, len(dataset)))
+                loader = self.accelerator.prepare(DataLoader(rest, batch_size, collate_fn=self.data_collator))
+                for batch in context.progress(loader, "reference", len(loader)):
+                    sides = self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
+                    done.append([side.tolist() for side in sides])
+                    if journal:
+                        journal.append(done[-1])
+            for place, side in enumerate(("chosen", "rejected")):
+                dataset = dataset.add_column(f"ref_{side}_logps", [value for batch in done for value in batch[place]])
             return dataset
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            if self.first_loss is None and self.state.global_step == 0 and model.training:
-                # The sigmoid term by itself, from the batch's mean rewards: with sft_weight the whole loss has another term.
+            if not self.checked and self.state.global_step == 0 and model.training:
+                self.checked = True
                 rewards = [self._metrics["train"][f"rewards/{side}"][-1] for side in ("chosen", "rejected")]
-                margin = rewards[0] - rewards[1]
-                self.first_loss = max(-margin, 0.0) + math.log1p(
-                    math.exp(-abs(margin))
-                )  # -log sigmoid, without overflow
+                loss = _sigmoid_loss(rewards[0] - rewards[1])
                 if self.loss_types == ["sigmoid"]:
-                    self.first_loss = float((result[0] if return_outputs else result).detach())
-                check_first_loss(self.first_loss, drift=max(map(abs, rewards)))
+                    loss = float((result[0] if return_outputs else result).detach())
+                check_first_loss(loss, drift=max(map(abs, rewards)))
             return result
 
     return PairTrainer
+
+
+def _digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row, sort_keys=True).encode())
+    return found.hexdigest()
+
+
+def _sigmoid_loss(margin: float) -> float:
+    """-log sigmoid of a mean reward margin, without overflow: the sigmoid term by itself, whatever else the loss is made of."""
+    return max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
 
 
 def check_first_loss(loss: float, drift: float = 0.0) -> None:

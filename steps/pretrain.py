@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import models, runtime, training
+from steps.lib import adapters, models, runtime, training
 from steps.lib.config import Section
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics, main
@@ -27,7 +27,7 @@ class PretrainConfig(Section):
 
     method: Literal["full", "lora", "qlora"] = "lora"
     """full: every weight; lora: adapters, merged at the end; qlora: adapters on a 4-bit base, merged into the unquantised one."""
-    lora: training.LoraSettings = training.LoraSettings()
+    lora: adapters.LoraSettings = adapters.LoraSettings()
     """Adapters, for the methods that have them."""
     replay: float = Field(0.25, ge=0, lt=1)
     """Share of general text among the trained tokens."""
@@ -48,14 +48,14 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     rows, metrics = _mix(config, tokenizer, domain, general, context)
     model = models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None)
     if config.method != "full":
-        model = training.with_lora(model, config.lora)
+        model = adapters.with_lora(model, config.lora)
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(**training.trainer_arguments(config.train, context)),
+        args=training.arguments(TrainingArguments, config.train, context),
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
         data_collator=training.pad_batch(tokenizer.pad_token_id),
     )
-    metrics.values.update(training.fit(trainer, context, out))
+    metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
         _merged(model, config, folder, out).save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")

@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from steps.lib import chat, models, runtime, training
+from steps.lib import adapters, chat, models, runtime, training
 from steps.lib.config import Section
+from steps.lib.digests import digest_file
 from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
 from steps.lib.step import Context, Metrics, main
-from steps.lib.store import digest_file
 
 VERSION = "1"
 
@@ -26,7 +26,7 @@ class SftConfig(Section):
 
     method: Literal["lora", "qlora"] = "lora"
     """lora: adapters on the base; qlora: adapters on the base loaded in 4-bit."""
-    lora: training.LoraSettings = training.LoraSettings()
+    lora: adapters.LoraSettings = adapters.LoraSettings()
     """Adapters."""
     train: training.TrainSettings = training.TrainSettings()
     """Optimisation; a chat longer than max_length tokens is dropped and counted."""
@@ -41,19 +41,19 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     folder = models.model_folder(base)
     tokenizer = models.load_tokenizer(folder)
     rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out)
-    model = training.with_lora(
+    model = adapters.with_lora(
         models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
         config.lora,
     )
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**training.trainer_arguments(config.train, context), max_length=None, packing=False),
+        args=training.arguments(SFTConfig, config.train, context, max_length=None, packing=False),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    metrics.values.update(training.fit(trainer, context, out))
+    metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
-        training.save_adapter(trainer.model, out, folder, base)
+        adapters.save_adapter(trainer.model, out, folder, base)
         stage = models.Stage(step="sft", digest=digest_file(chats / "chats.parquet"))
         models.Chain(base=models.model_digest(folder), stages=(stage,)).write(out)
     return metrics

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from steps.lib.digests import digest_folder
 from steps.lib.errors import ModelError
-from steps.lib.store import digest_folder
 
 WEIGHTS = ("*.safetensors",)
 IDENTITY = (
@@ -141,7 +141,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def hub_identity(path_or_id: str, revision: str | None = None) -> str:
-    """Content identity of a checkpoint for keys: the digest of a folder's files, or the hub's commit."""
+    """Content identity of a checkpoint for keys: the digest of a folder's files, or the hub's commit (offline, the cached one's)."""
     if Path(path_or_id).is_dir():
         return model_digest(check_folder(Path(path_or_id)))
     from huggingface_hub import HfApi
@@ -150,8 +150,9 @@ def hub_identity(path_or_id: str, revision: str | None = None) -> str:
     try:
         commit = HfApi().model_info(path_or_id, revision=revision, timeout=10).sha
     except (HfHubHTTPError, OSError, ValueError):
-        return model_digest(resolve(path_or_id, revision))
-    return f"hub:{path_or_id}@{commit}"
+        folder = resolve(path_or_id, revision)
+        return f"hub:{folder.name}" if folder.parent.name == "snapshots" else model_digest(folder)
+    return f"hub:{commit}"
 
 
 def model_digest(folder: Path) -> str:
@@ -162,28 +163,54 @@ def model_digest(folder: Path) -> str:
 def model_folder(artifact: Path) -> Path:
     """The full-weights folder of an artifact of base or pretrain, or the base folder of an adapter artifact.
 
+    A base lies beside the artifact in the same store, where it lay when the artifact was made, or, on a machine that has only the
+    store in common with that one, where its id and revision lead.
+
     Raises:
-        ModelError: the artifact holds no model, or its base is not where it was.
+        ModelError: the artifact holds no model, its base is nowhere, or it is another one than base.json says.
     """
     if (artifact / "model" / "config.json").exists():
         return artifact / "model"
-    location = artifact / "record" / "location.json"
-    if not location.exists():
+    facts = location(artifact)
+    if not facts:
         raise ModelError(
             f"{artifact} holds no model: got neither model/ nor record/location.json; give the folder of an artifact "
             "of base, pretrain, sft or dpo"
         )
-    facts = json.loads(location.read_text())
     beside = artifact.resolve().parent.parent / facts["key"] if facts.get("key") else None
     if beside and (beside / "manifest.json").exists():
         return model_folder(beside)
-    return resolve(facts["path"], facts.get("revision"))
+    there = Path(facts["path"]).is_dir() or not facts.get("id")
+    folder = resolve(facts["path"] if there else facts["id"], facts.get("revision"))
+    if (artifact / "base.json").exists():
+        expected = str(json.loads((artifact / "base.json").read_text())["digest"])
+        if (found := model_digest(folder)) != expected:
+            raise ModelError(
+                f"checkpoint {folder} is not the one of {artifact}: got digest {found[:12]}, because it changed since the "
+                f"artifact was made (digest {expected[:12]}); put that checkpoint back, or give its commit as base.revision "
+                "and build the step base again (--force)"
+            )
+    return folder
 
 
-def write_location(artifact: Path, *, path: str, key: str = "", revision: str | None = None) -> None:
-    """Note where a base lies (a record: not part of the artifact's digest)."""
+def location(artifact: Path) -> dict[str, Any]:
+    """What ``write_location`` noted in an artifact; empty when it holds its own weights."""
+    path = artifact / "record" / "location.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def write_location(artifact: Path, *, path: str, key: str = "", id: str = "", revision: str | None = None) -> None:
+    """Note where a base lies (a record: not part of the artifact's digest).
+
+    Args:
+        artifact: folder that gets the note.
+        path: folder of the base on this machine.
+        key: key of the artifact that the base is, in the same store.
+        id: what the configuration calls it, a hub id or a folder.
+        revision: commit on the hub.
+    """
     (artifact / "record").mkdir(exist_ok=True)
-    facts = {"path": path, "key": key, "revision": revision}
+    facts = {"path": path, "key": key, "id": id, "revision": revision}
     (artifact / "record" / "location.json").write_text(json.dumps(facts) + "\n")
 
 

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from steps.lib import checkpoints, runtime
+from steps.lib import checkpoints, history, runtime
 from steps.lib.config import Neutral, Section
-from steps.lib.errors import DataError, TrainingError
+from steps.lib.errors import ConfigError, DataError, TrainingError
 from steps.lib.models import Precision
 
 if TYPE_CHECKING:
     from steps.lib.step import Context
 
 
-class LoraSettings(Section):
-    """Low-rank adapters (Hu et al. 2021, 2106.09685)."""
-
-    rank: int = Field(16, ge=1)
-    """Rank of the update of each matrix."""
-    alpha: float = Field(32.0, gt=0)
-    """Scale of the update: it is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the adapter's inputs dropped while training."""
-    targets: str | list[str] = "all-linear"
-    """Matrices that get an adapter: ``all-linear`` (all but the head), or names such as q_proj."""
-
-
 class TrainSettings(Section):
-    """Optimisation. Batches count sequences (pairs for dpo)."""
+    """Optimisation. Batches count sequences (pairs for dpo); batch_size x accumulation of them make an update."""
 
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
@@ -43,9 +30,9 @@ class TrainSettings(Section):
     max_updates: int | None = Field(None, ge=1)
     """Updates after which training stops, whatever the epochs say; null: no limit."""
     batch_size: int = Field(8, ge=1)
-    """Sequences a device and forward pass."""
+    """Sequences a forward pass."""
     accumulation: int = Field(1, ge=1)
-    """Forward passes an update."""
+    """Forward passes an update, those of all processes together."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the updates over which the learning rate rises."""
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -63,34 +50,61 @@ class TrainSettings(Section):
     save_every: Annotated[int, Neutral] = Field(200, ge=1)
     """Updates between checkpoints (they allow resuming, and change no result)."""
     log_every: Annotated[int, Neutral] = Field(10, ge=1)
-    """Updates between two points of the loss curve."""
+    """Updates between two lines of the log and points of the tracker; record/history.jsonl has every update."""
     processes: Annotated[int, Neutral] = Field(1, ge=1)
-    """Processes started by torchrun, one a GPU; 1 starts none. batch_size x accumulation x processes sequences make an update."""
+    """Processes started by torchrun, one a GPU; 1 starts none. They share the forward passes of an update, so they must divide
+    accumulation, and the batch stays the same (results differ by rounding, and by what dropout draws)."""
+
+    @model_validator(mode="after")
+    def _processes_share_the_passes(self) -> Self:
+        if problem := _uneven(self.accumulation, self.processes):
+            raise ValueError(problem)
+        return self
+
+
+def _uneven(accumulation: int, processes: int) -> str | None:
+    """Why so many processes cannot share the forward passes of an update."""
+    if accumulation % processes == 0:
+        return None
+    more = math.ceil(accumulation / processes) * processes
+    return (
+        f"accumulation is {accumulation} with {processes} processes: got a remainder of {accumulation % processes} forward "
+        f"passes an update, because each process does accumulation / processes of them; set accumulation to {more}, or "
+        "processes to one of its divisors (and batch_size so that batch_size x accumulation is the batch you want)"
+    )
 
 
 def trainer_arguments(settings: TrainSettings, context: Context) -> dict[str, Any]:
-    """Keyword arguments for ``TrainingArguments`` and TRL's configs."""
+    """Keyword arguments for ``TrainingArguments`` and TRL's configs.
+
+    The forward passes of an update are shared by the processes that there really are, however they were started.
+
+    Raises:
+        ConfigError: these processes cannot share them evenly.
+    """
     import torch
 
     cuda = torch.cuda.is_available()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if problem := _uneven(settings.accumulation, processes):
+        raise ConfigError(problem)
     return {
-        "output_dir": str(context.resume / "checkpoints"),
+        "output_dir": str(checkpoints.written(context.resume)),
         "learning_rate": settings.lr,
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_updates or -1,
         "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_accumulation_steps": settings.accumulation // processes,
         "warmup_steps": settings.warmup,
         "lr_scheduler_type": settings.scheduler,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "bf16": cuda and settings.precision != "float32",
         "gradient_checkpointing": settings.gradient_checkpointing,
-        "logging_steps": settings.log_every,
-        "logging_first_step": True,
+        "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": settings.save_every,
-        "save_total_limit": 2,
+        "save_total_limit": None,
         "seed": context.seed,
         "data_seed": context.seed,
         "report_to": [],
@@ -103,94 +117,147 @@ def trainer_arguments(settings: TrainSettings, context: Context) -> dict[str, An
     }
 
 
-def fit(trainer: Any, context: Context, out: Path) -> dict[str, float | int | str]:
-    """Train from the newest whole checkpoint to the end, and write ``record/history.jsonl``.
+def arguments(kind: Any, settings: TrainSettings, context: Context, **more: Any) -> Any:
+    """The Trainer's arguments, in the class that it wants.
+
+    A process has one device: with several GPUs in sight and no torchrun, the Trainer would multiply the batch by their number.
+    """
+    made = kind(**trainer_arguments(settings, context), **more)
+    made._n_gpu = min(made.n_gpu, 1)
+    return made
+
+
+def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> dict[str, float | int | str]:
+    """Train from the newest whole checkpoint to the end, and write ``record/history.jsonl`` with every update.
+
+    A run that was killed and continued has the same weights and the same history as one that was not.
 
     Returns:
-        First and last loss, updates, seconds and supervised rows a second.
+        ``updates``; ``loss_first`` of the first update and ``loss_last``, the mean of the last tenth of them;
+        ``train_seconds`` of this process; ``trained_share`` of the weights.
 
     Raises:
         Resumable: SIGTERM or SIGINT; a checkpoint was saved.
         TrainingError: the loss is not a number, or no weight changed.
     """
-    from transformers import PrinterCallback, TrainerCallback
+    from accelerate.utils import broadcast_object_list
+    from transformers import PrinterCallback
 
     runtime.seed_torch(context.seed)
-    trained = [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
-    if not trained:
+    before = _norms(trainer.model)  # of the weights as every run of this step starts with them, resumed or not
+    if not before:
         raise TrainingError(
             "nothing to train: got a model without trainable weights, because the adapter was loaded frozen; "
             "report this as a defect of prefline"
         )
-    before = {name: p.detach().float().norm().item() for name, p in trained}
-
+    trainer.remove_callback(PrinterCallback)
+    first = trainer.is_world_process_zero()
     with runtime.stop_signals() as stop:
-
-        class Watch(TrainerCallback):  # type: ignore[misc]
-            """Saves on a signal, marks whole checkpoints, stops on a loss that is no number, passes metrics on."""
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if stop:
-                    control.should_save = True
-                    control.should_training_stop = True
-
-            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.is_world_process_zero:
-                    checkpoints.mark(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-            def on_log(
-                self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-            ) -> None:
-                values = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}
-                if not math.isfinite(values.get("loss", 0.0)):
-                    raise TrainingError(
-                        f"loss is {values['loss']} at update {state.global_step}: got a value that is no number, "
-                        "because the learning rate is too high or a row is broken; lower lr, and look at the "
-                        "rows around that update"
-                    )
-                if "loss" in values:
-                    context.track(values, state.global_step)
-                    context.log.info("update %d/%d loss %.4f", state.global_step, state.max_steps, values["loss"])
-
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Watch())
-        start = checkpoints.newest_valid(Path(trainer.args.output_dir))
-        if start:
-            context.log.info("resuming from %s", start.name)
+        start = broadcast_object_list([checkpoints.newest(context.resume, context.log) if first else None])[0]
+        watch = _watch(trainer, settings, context, stop)
+        trainer.add_callback(watch)
         timer = runtime.Timer()
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-        stop.check()
+        try:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        except _NothingLeft:
+            pass
+        finally:
+            if first:
+                checkpoints.clear(context.resume)
+        if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+            stop.signal = stop.signal or "a signal to another process"
+            stop.check()
 
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    if trainer.is_world_process_zero():
-        (out / "record").mkdir(exist_ok=True)
-        with (out / "record" / "history.jsonl").open("w") as file:
-            for entry in history:
-                file.write(json.dumps(entry) + "\n")
-    if not history:
-        raise TrainingError(
-            f"no loss was logged in {trainer.state.global_step} updates: got an empty history, because log_every is "
-            "larger than the run; lower log_every"
-        )
-    if (
-        trainer.state.global_step
-        and all(p.detach().float().norm().item() == before[name] for name, p in trained)
-        and not start
-    ):
+    entries = losses(trainer)
+    if first:
+        history.write(out / "record" / "history.jsonl", entries)
+    if _norms(trainer.model) == before:
         raise TrainingError(
             f"no weight changed in training: got the same norms after {trainer.state.global_step} updates, because the "
             "run is so short that its warm-up never left learning rate 0, or no gradient reached the trained "
             "weights; train for more updates, or set warmup to 0"
         )
+    parameters = list(trainer.model.parameters())
     return {
         "updates": trainer.state.global_step,
-        "loss_first": round(history[0]["loss"], 5),
-        "loss_last": round(history[-1]["loss"], 5),
+        "loss_first": round(entries[0]["loss"], 5),
+        "loss_last": round(history.last_loss(entries), 5),
         "train_seconds": round(timer.seconds, 2),
         "trained_share": round(
-            sum(p.numel() for _, p in trained) / sum(p.numel() for p in trainer.model.parameters()), 5
+            sum(p.numel() for p in parameters if p.requires_grad) / sum(p.numel() for p in parameters), 5
         ),
     }
+
+
+def losses(trainer: Any) -> list[dict[str, Any]]:
+    """The history of a trainer: an entry for each update, those before the checkpoint it was resumed from included."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class _NothingLeft(Exception):
+    """The checkpoint is that of the last update."""
+
+
+def _norms(model: Any) -> dict[str, float]:
+    """Name of each trainable weight -> its norm."""
+    return {name: p.detach().float().norm().item() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtime.Stop) -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        """Takes up a checkpoint's counters, saves on a signal, keeps whole checkpoints, checks and shows the loss."""
+
+        stopped = False
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            state.compute_steps(args, state.max_steps)  # save_every as it is now, not as the checkpoint had it
+            if not state.global_step:
+                return
+            if state.is_world_process_zero:
+                context.log.info("resuming after update %d of %d", state.global_step, state.max_steps)
+            if hasattr(trainer, "_total_train_tokens"):  # TRL's count of tokens starts at 0 in every process
+                trainer._total_train_tokens = int(losses(trainer)[-1]["num_tokens"])
+            if state.global_step >= state.max_steps:  # the Trainer would do one more
+                raise _NothingLeft
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.stopped = _any_process(trainer, bool(stop))
+            if self.stopped:
+                control.should_save = True
+                control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer.accelerator.wait_for_everyone()  # each process writes its own random state
+            if state.is_world_process_zero:
+                checkpoints.keep(context.resume, state.global_step)
+            trainer.accelerator.wait_for_everyone()
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            entry = state.log_history[-1]
+            if not math.isfinite(entry.get("loss", 0.0)):
+                raise TrainingError(
+                    f"loss is {entry['loss']} at update {state.global_step}: got a value that is no number, "
+                    "because the learning rate is too high or a row is broken; lower lr, and look at the "
+                    "rows around that update"
+                )
+            if "loss" not in entry or not state.is_world_process_zero:
+                return
+            if shown := history.due(state.log_history, settings.log_every, state.max_steps):
+                context.track({k: float(v) for k, v in shown.items() if k != "step"}, state.global_step)
+                context.log.info("update %d/%d loss %.4f", state.global_step, state.max_steps, shown["loss"])
+
+    return Watch()
+
+
+def _any_process(trainer: Any, flag: bool) -> bool:
+    """Whether the flag is set in any process: signals do not reach all of them before the same update."""
+    if trainer.args.world_size == 1:
+        return flag
+    import torch
+
+    return bool(trainer.accelerator.reduce(torch.tensor(int(flag), device=trainer.args.device)).item())
 
 
 def blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
@@ -230,40 +297,3 @@ def pad_batch(pad_token: int) -> Any:
         return {"input_ids": padded("input_ids", pad_token), "labels": padded("labels", -100), "attention_mask": mask}
 
     return collate
-
-
-def with_lora(model: Any, settings: LoraSettings) -> Any:
-    """Wrap a model with fresh LoRA adapters (named "default"); a quantised one is prepared for training."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.targets,
-            task_type="CAUSAL_LM",
-        ),
-    )
-
-
-def save_adapter(model: Any, out: Path, base: Path, base_artifact: Path) -> None:
-    """Write ``adapter/`` (safetensors) with the name of its base, and a record of where the base lies."""
-    import shutil
-
-    from steps.lib import models
-
-    config = model.peft_config["default"]
-    config.base_model_name_or_path = str(base.resolve())
-    if isinstance(
-        config.target_modules, set
-    ):  # PEFT's set would be written in an order that changes from process to process
-        config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(out / "adapter", selected_adapters=["default"])
-    (out / "adapter" / "README.md").unlink(missing_ok=True)
-    shutil.rmtree(out / "adapter" / "ref", ignore_errors=True)
-    key = models.artifact_key(base_artifact)
-    models.write_location(out, path=str(base.resolve()), key=key if (base_artifact / "model").exists() else "")

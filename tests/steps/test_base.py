@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from minimal import BASE, TinyChain, context, data_artifact, made, with_train
+from training_runs import losses, spec, survives
 
 from steps import base
 from steps.base import BaseConfig
@@ -28,6 +29,9 @@ def test_the_tiny_model_is_an_ordinary_checkpoint_that_learned(chain: TinyChain)
     assert model.config.num_hidden_layers == 2 and model.config.hidden_size == 32 and model.config.tie_word_embeddings
     metrics = chain.base.manifest["metrics"]
     assert metrics["loss_last"] < 1.0 < metrics["loss_first"] < math.log(400) + 1
+    curve = losses(chain.base)
+    assert len(curve) == metrics["updates"] == 80 and metrics["loss_first"] == round(curve[0], 5)
+    assert metrics["loss_last"] == pytest.approx(sum(curve[-8:]) / 8, abs=1e-5), "a tenth of the updates"
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters()) and chain.base.manifest["tokens"] > 0
     for text in ("订单A12345。", "naïve ☃ 12", " \n\t"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text, "every byte can be written"
@@ -49,6 +53,13 @@ def test_the_seed_and_the_shape_give_another_model(chain: TinyChain, tmp_path: P
     assert made(tmp_path, "base", short, seed=1, corpus=chain.data).digest != one.digest
 
 
+@pytest.mark.fault
+@pytest.mark.long
+def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Path) -> None:
+    config = with_train(BASE, max_updates=7, save_every=3, log_every=4)
+    survives(tmp_path, spec("base", config, corpus=chain.data), "transformers.PreTrainedTokenizerBase.save_pretrained")
+
+
 def test_a_checkpoint_stays_where_it_is(chain: TinyChain, tmp_path: Path) -> None:
     config = BaseConfig(kind="checkpoint", path=str(chain.base.path / "model"))
     start = made(tmp_path, "base", config)
@@ -56,6 +67,7 @@ def test_a_checkpoint_stays_where_it_is(chain: TinyChain, tmp_path: Path) -> Non
         chain.base.path / "model"
     )
     assert models.model_folder(start.path) == (chain.base.path / "model").resolve()
+    assert models.location(start.path)["id"] == config.path
     shutil.copytree(chain.base.path / "model", tmp_path / "copy")
     copied = made(tmp_path, "base", BaseConfig(kind="checkpoint", path=str(tmp_path / "copy")))
     assert (copied.key, copied.digest) == (start.key, start.digest), "the content is the identity, not the path"

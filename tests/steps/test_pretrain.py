@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from minimal import PRETRAIN, TinyChain, data_artifact, made, texts, with_train
-from training_runs import killed_at, losses, same, spec, whole
+from training_runs import cut, losses, said, same, spec, survives, whole
 
-from steps.lib import models
+from steps.lib import checkpoints, models
 from steps.lib.errors import DataError
 from steps.lib.step import build
 from steps.lib.store import work_folder
@@ -69,19 +68,49 @@ def test_every_weight_of_a_full_run_moves(chain: TinyChain) -> None:
     assert chain.pretrain.manifest["metrics"]["trained_share"] == 1.0
 
 
+UNEVEN = with_train(PRETRAIN, max_updates=7, save_every=3, log_every=4)
+TOKENIZER = "transformers.PreTrainedTokenizerBase.save_pretrained"
+
+
 @pytest.mark.fault
-def test_killed_and_resumed_equals_uninterrupted_also_from_an_older_checkpoint(
-    chain: TinyChain, tmp_path: Path
-) -> None:
-    """kill -9 between checkpoints; and in mid-save: then the newest one has no mark and a cut file."""
-    what = spec("pretrain", PRETRAIN, base=chain.base, corpus=chain.data)
-    clean, damaged = (tmp_path / name / what.key() for name in ("killed", "damaged"))
-    killed_at(tmp_path, what, clean, update=5)
-    shutil.copytree(work_folder(clean), work_folder(damaged))
-    newest = work_folder(damaged) / ".resume" / "checkpoints" / "checkpoint-4"
-    (newest / "complete.json").unlink()
-    (newest / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:100])
-    reference = whole(tmp_path, what)
-    assert len(losses(reference)) == 6
-    for target in (clean, damaged):
-        same(build(what, target), reference)
+def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Path) -> None:
+    survives(tmp_path, spec("pretrain", UNEVEN, base=chain.base, corpus=chain.data), TOKENIZER)
+
+
+@pytest.mark.fault
+@pytest.mark.long
+def test_killed_in_every_phase_equals_undisturbed_with_adapters(chain: TinyChain, tmp_path: Path) -> None:
+    config = PretrainConfig.model_validate({**FIELDS, "train": UNEVEN.train.model_dump()})
+    survives(tmp_path, spec("pretrain", config, base=chain.base, corpus=chain.data), TOKENIZER)
+
+
+@pytest.mark.fault
+def test_a_checkpoint_that_changed_on_the_disk_is_not_used(chain: TinyChain, tmp_path: Path) -> None:
+    what = spec("pretrain", UNEVEN, base=chain.base, corpus=chain.data)
+    out = tmp_path / "cut" / what.key()
+    assert cut(tmp_path, what, out, "steps.lib.history.due", 7) == (-9, [6, 3])
+    newest = checkpoints.kept(work_folder(out) / ".resume") / "checkpoint-6"
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-7] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    resumed = build(what, out)
+    same(resumed, whole(tmp_path, what))
+    assert len(losses(resumed)) == 7 and "resuming after update 3 of 7" in said(resumed)
+    [warned] = [line for line in said(resumed) if "damaged" in line]
+    assert warned.startswith(
+        "checkpoint-6 is damaged: got model.safetensors with other bytes than were written, because"
+    )
+
+
+@pytest.mark.fault
+def test_changed_intervals_take_effect_when_resuming(chain: TinyChain, tmp_path: Path) -> None:
+    """They are no part of the key; the checkpoint holds those of the run that wrote it."""
+    what = spec("pretrain", UNEVEN, base=chain.base, corpus=chain.data)
+    out = tmp_path / "cut" / what.key()
+    assert cut(tmp_path, what, out, "steps.lib.history.due", 4) == (-9, [3])
+    other = spec("pretrain", with_train(UNEVEN, save_every=1, log_every=3), base=chain.base, corpus=chain.data)
+    assert other.key() == what.key()
+    assert cut(tmp_path, other, out, "steps.lib.history.due", 3) == (-9, [5, 4])
+    resumed = build(other, out)
+    same(resumed, whole(tmp_path, what))
+    assert [line.split()[1] for line in said(resumed) if line.startswith("update ")] == ["1/7", "6/7", "7/7"]

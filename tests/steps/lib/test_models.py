@@ -109,6 +109,64 @@ def test_an_artifact_without_a_model_is_named(tmp_path: Path) -> None:
         model_folder(tmp_path)
 
 
+def checkpoint_artifact(root: Path, path: Path, **named: Any) -> Path:
+    """What the step base leaves of a checkpoint that stays where it is."""
+    made = root / "base" / "b"
+    made.mkdir(parents=True)
+    (made / "base.json").write_text(json.dumps({"digest": model_digest(path)}))
+    models.write_location(made, path=str(path), **named)
+    return made
+
+
+def test_a_checkpoint_is_found_by_its_name_where_its_path_is_not(tmp_path: Path) -> None:
+    """Another machine that shares the store."""
+    artifact = checkpoint_artifact(tmp_path, folder(tmp_path / "here"), id=str(tmp_path / "named"), revision="v1")
+    assert model_folder(artifact) == tmp_path / "here"
+    shutil.move(tmp_path / "here", tmp_path / "named")
+    assert model_folder(artifact) == tmp_path / "named"
+    assert models.location(artifact) == {
+        "path": str(tmp_path / "here"),
+        "key": "",
+        "id": str(tmp_path / "named"),
+        "revision": "v1",
+    }
+
+
+@pytest.mark.parametrize("where", ["here", "named"])
+def test_another_checkpoint_at_its_place_is_refused(tmp_path: Path, where: str) -> None:
+    artifact = checkpoint_artifact(tmp_path, folder(tmp_path / "here"), id=str(tmp_path / "named"))
+    shutil.move(tmp_path / "here", tmp_path / where)
+    (tmp_path / where / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(
+        ModelError,
+        match=rf"checkpoint .*/{where} is not the one of .*: got digest \w+, because it changed since .*; put",
+    ):
+        model_folder(artifact)
+
+
+def test_a_hub_checkpoint_is_found_in_the_cache_of_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    def cache(name: str) -> Path:
+        repo = tmp_path / name / "models--org--tiny"
+        (repo / "refs").mkdir(parents=True)
+        (repo / "refs" / "main").write_text("a" * 40)
+        return folder(repo / "snapshots" / ("a" * 40))
+
+    one, two = cache("one"), cache("two")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "one"))
+    assert resolve("org/tiny") == one
+    artifact = checkpoint_artifact(tmp_path, one, id="org/tiny", revision="a" * 40)
+    shutil.rmtree(tmp_path / "one")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "two"))
+    assert model_folder(artifact) == two
+    shutil.rmtree(tmp_path / "two")
+    with pytest.raises(ModelError, match="model 'org/tiny' could not be fetched"):
+        model_folder(artifact)
+
+
 # --- with the tiny chain ---------------------------------------------------------------------------------------------
 
 
@@ -153,10 +211,11 @@ def test_an_adapter_on_a_wrong_base_is_refused(chain: TinyChain, tmp_path: Path)
 
 @pytest.mark.tiny
 def test_the_base_is_found_beside_the_adapter_after_the_store_moved(chain: TinyChain, tmp_path: Path) -> None:
-    for artifact in (chain.pretrain, chain.sft):
+    for artifact in (chain.pretrain, chain.sft, chain.dpo):
         shutil.copytree(artifact.path, tmp_path / artifact.key)
-    assert model_folder(tmp_path / chain.sft.key) == tmp_path / chain.pretrain.key / "model"
-    models.check_base(tmp_path / chain.sft.key)
+    for artifact in (chain.sft, chain.dpo):
+        assert model_folder(tmp_path / artifact.key) == tmp_path / chain.pretrain.key / "model"
+        models.check_base(tmp_path / artifact.key)
 
 
 @pytest.mark.tiny

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -13,18 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from minimal import FEW, TinyChain, context
+from pydantic import ValidationError
 
-from steps.lib import models
-from steps.lib.errors import DataError, Resumable, TrainingError
+from steps.lib import checkpoints, history, models
+from steps.lib.adapters import LoraSettings, with_lora
+from steps.lib.errors import ConfigError, DataError, Resumable, TrainingError
 from steps.lib.training import (
-    LoraSettings,
     TrainSettings,
+    arguments,
     blocks,
     fit,
     need_rows,
     pad_batch,
     trainer_arguments,
-    with_lora,
 )
 
 
@@ -47,7 +47,7 @@ def trainer(
     run = context(out, track=track)
     made = Trainer(
         model=model,
-        args=TrainingArguments(**trainer_arguments(config, run)),
+        args=arguments(TrainingArguments, config, run),
         train_dataset=rows,
         data_collator=pad_batch(0),
     )
@@ -55,7 +55,7 @@ def trainer(
 
 
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "record" / "history.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in history.read(out / "record" / "history.jsonl")]
 
 
 def weights(model: Any) -> dict[str, Any]:
@@ -66,30 +66,57 @@ def weights(model: Any) -> dict[str, Any]:
 def test_stopped_and_resumed_equals_uninterrupted(chain: TinyChain, tmp_path: Path) -> None:
     """SIGTERM at update 3 of 6, with dropout, so that a lost generator state shows."""
     whole, run = trainer(chain, tmp_path / "whole", settings())
-    fit(whole, run, tmp_path / "whole")
+    fit(whole, settings(), run, tmp_path / "whole")
 
     def stop(values: Any, step: int | None = None) -> None:
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    far = settings(save_every=100)
     before = signal.getsignal(signal.SIGTERM)
-    cut, run = trainer(chain, tmp_path / "cut", settings(save_every=100), track=stop)
+    cut, run = trainer(chain, tmp_path / "cut", far, track=stop)
     with pytest.raises(Resumable, match="stopped by SIGTERM: the partial work is kept"):
-        fit(cut, run, tmp_path / "cut")
+        fit(cut, far, run, tmp_path / "cut")
     assert signal.getsignal(signal.SIGTERM) is before and cut.state.global_step < 6
-    [kept] = (tmp_path / "cut" / ".resume" / "checkpoints").glob("checkpoint-*")
+    [kept] = checkpoints.kept(run.resume).glob("*")
     assert kept.name == f"checkpoint-{cut.state.global_step}"
-    again, run = trainer(chain, tmp_path / "cut", settings(save_every=100))
-    values = fit(again, run, tmp_path / "cut")
+    again, run = trainer(chain, tmp_path / "cut", far)
+    values = fit(again, far, run, tmp_path / "cut")
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and values["updates"] == 6
     assert all((value == weights(whole.model)[name]).all() for name, value in weights(again.model).items())
+
+
+@pytest.mark.tiny
+def test_a_signal_after_the_last_update_does_not_stop_the_run(chain: TinyChain, tmp_path: Path) -> None:
+    """Nothing is left to be trained, and the model is about to be saved."""
+
+    def stop(values: Any, step: int | None = None) -> None:
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    made, run = trainer(chain, tmp_path, settings(), track=stop)
+    assert fit(made, settings(), run, tmp_path)["updates"] == 6
+
+
+@pytest.mark.tiny
+def test_what_is_tracked_is_the_mean_since_the_last_time(chain: TinyChain, tmp_path: Path) -> None:
+    shown: dict[int | None, dict[str, float]] = {}
+    config = settings(log_every=4)
+    made, run = trainer(chain, tmp_path, config, track=lambda values, step=None: shown.update({step: dict(values)}))
+    values = fit(made, config, run, tmp_path)
+    each = history.read(tmp_path / "record" / "history.jsonl")
+    assert [entry["step"] for entry in each] == [1, 2, 3, 4, 5, 6] and list(shown) == [1, 4, 6]
+    for step, part in ((1, each[:1]), (4, each[1:4]), (6, each[4:])):
+        assert shown[step]["loss"] == pytest.approx(sum(entry["loss"] for entry in part) / len(part), rel=1e-12)
+        assert shown[step]["learning_rate"] == part[-1]["learning_rate"]
+    assert (values["loss_first"], values["loss_last"]) == (round(each[0]["loss"], 5), round(each[-1]["loss"], 5))
 
 
 @pytest.mark.tiny
 def test_accumulation_is_a_larger_batch(chain: TinyChain, tmp_path: Path) -> None:
     for name, config in (("4x1", settings(batch_size=4)), ("1x4", settings(batch_size=1, accumulation=4))):
         made, run = trainer(chain, tmp_path / name, config, lora=LoraSettings(rank=4))
-        fit(made, run, tmp_path / name)
+        fit(made, config, run, tmp_path / name)
     assert losses(tmp_path / "1x4") == pytest.approx(losses(tmp_path / "4x1"), rel=1e-3)
 
 
@@ -105,17 +132,27 @@ def test_a_loss_that_is_no_number_stops(chain: TinyChain, tmp_path: Path) -> Non
     with pytest.raises(
         TrainingError, match="loss is nan at update 1: got a value that is no number, because .*; lower lr"
     ):
-        fit(made, run, tmp_path)
+        fit(made, settings(), run, tmp_path)
+
+
+def frozen_optimizer(made: Any) -> Any:
+    """A trainer whose optimizer updates copies of the weights."""
+    made.optimizer = made.create_optimizer()
+    for group in made.optimizer.param_groups:
+        group["params"] = [p.detach().clone().requires_grad_() for p in group["params"]]
+    return made
 
 
 @pytest.mark.tiny
-def test_a_run_that_changes_no_weight_is_an_error(chain: TinyChain, tmp_path: Path) -> None:
-    made, run = trainer(chain, tmp_path, settings(lr=1e-3, warmup=0.0))
-    made.optimizer = made.create_optimizer()
-    for group in made.optimizer.param_groups:
-        group["params"] = [p.detach().clone().requires_grad_() for p in group["params"]]  # it updates copies
+def test_a_run_that_changes_no_weight_is_an_error_resumed_or_not(chain: TinyChain, tmp_path: Path) -> None:
+    config = settings(lr=1e-3, warmup=0.0)
+    made, run = trainer(chain, tmp_path, config)
+    with pytest.raises(TrainingError, match="no weight changed in training: got the same norms after 6 updates"):
+        fit(frozen_optimizer(made), config, run, tmp_path)
+    assert checkpoints.newest(run.resume, run.log) is not None
+    again, run = trainer(chain, tmp_path, config)
     with pytest.raises(TrainingError, match="no weight changed in training"):
-        fit(made, run, tmp_path)
+        fit(frozen_optimizer(again), config, run, tmp_path)
 
 
 @pytest.mark.tiny
@@ -124,18 +161,76 @@ def test_a_frozen_model_is_an_error(chain: TinyChain, tmp_path: Path) -> None:
     for p in made.model.parameters():
         p.requires_grad_(False)
     with pytest.raises(TrainingError, match="nothing to train: got a model without trainable weights"):
-        fit(made, run, tmp_path)
+        fit(made, settings(), run, tmp_path)
 
 
 @pytest.mark.tiny
-def test_a_run_too_short_for_the_curve_is_an_error(chain: TinyChain, tmp_path: Path) -> None:
-    made, run = trainer(chain, tmp_path, settings(max_updates=2, log_every=50))
-    values = None
-    try:
-        values = fit(made, run, tmp_path)
-    except TrainingError as error:
-        assert "lower log_every" in str(error)
-    assert values is None or values["updates"] == 2
+def test_a_failed_save_leaves_nothing_that_fills_the_disk(
+    chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    made, run = trainer(chain, tmp_path, settings())
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(made, settings(), run, tmp_path)
+    assert not list(checkpoints.written(run.resume).rglob("*.safetensors"))
+
+
+# --- processes share the forward passes of an update -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("accumulation", "processes"), [(8, 1), (8, 2), (8, 4), (8, 8), (1, 1), (6, 3)])
+def test_the_batch_does_not_depend_on_the_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int, processes: int
+) -> None:
+    config = TrainSettings(batch_size=3, accumulation=accumulation, processes=processes)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    given = trainer_arguments(config, context(tmp_path))
+    passes = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * processes
+    assert passes == 3 * accumulation
+
+
+def test_processes_that_there_are_count_not_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``python -m steps.sft`` starts one, whatever the file says; a person's torchrun may start others."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    eight = TrainSettings(accumulation=8, processes=8)
+    assert trainer_arguments(eight, context(tmp_path))["gradient_accumulation_steps"] == 8
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="accumulation is 8 with 3 processes: got a remainder of 2 forward passes"):
+        trainer_arguments(eight, context(tmp_path))
+
+
+def test_processes_that_do_not_divide_the_passes_are_refused() -> None:
+    with pytest.raises(ValidationError) as error:
+        TrainSettings(accumulation=1, processes=8)
+    said = str(error.value)
+    assert (
+        "accumulation is 1 with 8 processes: got a remainder of 1" in said
+        and "set accumulation to 8, or processes" in said
+    )
+    with pytest.raises(ValidationError, match="set accumulation to 12"):
+        TrainSettings(accumulation=10, processes=4)
+
+
+def test_several_gpus_in_sight_do_not_multiply_the_batch(tmp_path: Path) -> None:
+    class Arguments:
+        """As TrainingArguments on a machine with four GPUs and no torchrun."""
+
+        def __init__(self, **given: Any) -> None:
+            self.given, self._n_gpu = given, 4
+
+        @property
+        def n_gpu(self) -> int:
+            return self._n_gpu
+
+    made = arguments(Arguments, TrainSettings(), context(tmp_path), more=1)
+    assert made.n_gpu == 1 and made.given["more"] == 1
 
 
 def test_settings_reach_the_trainer(tmp_path: Path) -> None:
@@ -152,7 +247,6 @@ def test_settings_reach_the_trainer(tmp_path: Path) -> None:
         "max_grad_norm": 0.7,
         "gradient_checkpointing": True,
         "save_every": 11,
-        "log_every": 13,
     }
     one = trainer_arguments(TrainSettings(), context(tmp_path))
     two = trainer_arguments(TrainSettings.model_validate(changed), context(tmp_path, seed=4))
@@ -168,7 +262,6 @@ def test_settings_reach_the_trainer(tmp_path: Path) -> None:
         "max_grad_norm",
         "gradient_checkpointing",
         "save_steps",
-        "logging_steps",
         "seed",
         "data_seed",
     }
