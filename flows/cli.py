@@ -15,6 +15,22 @@ app = App(
 )
 app.command("flows.commands.run:run", name="run", help="Run the line through Prefect; what the store has is Cached.")
 app.command("flows.commands.step:step", name="step", help="Run one step through the store, without Prefect.")
+app.command(
+    "flows.commands.status:status",
+    name="status",
+    help="What the store has for a configuration.\n\nExit code: 0 when a run would build nothing, 10 when it would.",
+)
+app.command("flows.commands.why:why", name="why", help="What a key is made of, and what differs from earlier ones.")
+app.command("flows.commands.show:show", name="show", help="An artifact's manifest, readable.")
+app.command(
+    "flows.commands.lineage:lineage", name="lineage", help="The chain behind an artifact or a registered model."
+)
+app.command(
+    "flows.commands.verify:verify",
+    name="verify",
+    help="Read every byte of the store again.\n\nExit code: 0 when all are whole, 5 when one was broken.",
+)
+app.command("flows.commands.gc:gc", name="gc", help="What nothing refers to any more, and deleting it.")
 app.command("flows.commands.config:config", name="config", help="Show each value, where it came from, and its doc.")
 app.command("flows.commands.report:report", name="report", help="Where the report of a configuration lies.")
 app.command("flows.commands.registry:registry", name="registry", help="Versions of a model, its champion, rollback.")

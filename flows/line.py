@@ -42,7 +42,7 @@ class AlignConfig(Section):
     cache: Annotated[Path, Neutral] = Path("data/cache")
     """Folder of this machine's copies, where the store is a URL."""
     retries: Annotated[int, Neutral] = Field(0, ge=0)
-    """Times that a run through Prefect starts a step again when its process died or a teacher failed; it goes on where it stopped."""
+    """Times that a run through Prefect starts a step again when its process died or a teacher failed."""
     generate: GenerateConfig | None = None
     """Teachers answer prompts."""
     clean: CleanConfig = CleanConfig()

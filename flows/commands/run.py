@@ -1,19 +1,23 @@
-"""``prefline run``: the whole line through Prefect, with a summary at the end."""
+"""``prefline run``: the whole line, through Prefect where there is something to do or somebody to show it to."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import Parameter
+
+from steps.lib.errors import PreflineError, Resumable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flows.engine import Outcome
+    from flows.engine import Outcome, Plan
+    from flows.line import AlignConfig
 
 
 def run(
@@ -24,6 +28,7 @@ def run(
     start: Annotated[str | None, Parameter(name="--from")] = None,
     until: str | None = None,
     force: list[str] | None = None,
+    strict_code: bool = False,
 ) -> None:
     """Run the line: generate, clean, pretrain, sft, pairs, dpo, evaluate, promote.
 
@@ -45,33 +50,33 @@ def run(
         The last step to run.
     force
         Steps to build again although the store has them.
+    strict_code
+        Build steps again whose code changed since they were built.
     """
     from flows.engine import Plan
     from flows.line import AlignConfig
     from steps.lib.config import layers_of, load
 
-    load(AlignConfig, layers_of(profile, recipe or []), overrides)  # every problem, before Prefect starts
-    Plan.of(only, start, until, force or ())
+    config = load(
+        AlignConfig, layers_of(profile, recipe or []), overrides
+    ).value  # every problem, before Prefect starts
+    plan = Plan.of(only, start, until, force or (), strict_code)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    from rich.console import Console
-
-    from flows.align import align
-    from flows.engine import Outcome
-    from steps.lib.store import Artifact
-
-    words: dict[str, Any] = {
-        "profile": profile,
-        "overrides": list(overrides),
-        "recipes": [str(path) for path in recipe or []],
-        "only": only,
-        "start": start,
-        "until": until,
-        "force": list(force or ()),
-    }
-    steps = align(**words)
-    outcomes = [Outcome(s["step"], Artifact.read(Path(s["path"])), s["cached"], s["seconds"]) for s in steps]
-    _show(Console(width=None if sys.stdout.isatty() else 120, highlight=False), outcomes)
+    outcomes = None if _server() else from_store(config, plan)
+    if outcomes is None:
+        words: dict[str, Any] = {
+            "profile": profile,
+            "overrides": list(overrides),
+            "recipes": [str(path) for path in recipe or []],
+            "only": only,
+            "start": start,
+            "until": until,
+            "force": list(force or ()),
+            "strict_code": strict_code,
+        }
+        outcomes = through_prefect(words)
+    show(outcomes)
 
 
 SETTINGS = {
@@ -79,17 +84,136 @@ SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a first start migrates its database: 20 s were too few
-    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # it prints every event that did not reach a server that is gone
+    "PREFECT_CLIENT_MAX_RETRIES": "4",  # 30 s: a server that is started again takes 5 to 20; the default waits 60
 }
 """Prefect's environment for a run from the shell; what is set already stays."""
 
+WAY_OUT = (
+    "what was finished is in the store; start the server again (prefect server start) and run the same command: it goes on "
+    "where it stopped; prefline step NAME --upstream needs no server"
+)
 
-def _show(console: Console, outcomes: Sequence[Outcome]) -> None:
+
+def _server() -> bool:
+    """Whether a server is configured: environment, .env, prefect.toml, pyproject.toml or Prefect's profile.
+
+    Only Prefect knows all of these places; the import takes a second and starts nothing.
+    """
+    import prefect.settings
+
+    return bool(prefect.settings.get_current_settings().api.url)
+
+
+def from_store(config: AlignConfig, plan: Plan) -> list[Outcome] | None:
+    """The outcome of a run that has nothing to do; None where something is to be built."""
+    from flows.engine import Engine
+
+    class Missing(Exception):
+        """A step is not in the store."""
+
+    class Look(Engine):
+        """Builds nothing."""
+
+        def build(self, spec: Any) -> NoReturn:
+            raise Missing
+
+    engine = Look(config, plan, group=config.name)
+    try:
+        engine.run()
+    except Missing:
+        return None
+    return engine.outcomes
+
+
+def through_prefect(words: dict[str, Any]) -> list[Outcome]:
+    """Run the flow.
+
+    Raises:
+        PreflineError: of the step that failed, or because Prefect's server cannot be reached.
+    """
+    import httpx
+    import prefect.settings
+    from prefect.exceptions import Abort
+
+    from flows.align import align
+    from flows.tasks import ServerGone
+
+    if not _server() and not prefect.settings.get_current_settings().server.ephemeral.enabled:
+        raise PreflineError(
+            "Prefect has no server: got no PREFECT_API_URL, because PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=false forbids one for "
+            "this run alone; set PREFECT_API_URL, or run prefline step NAME --upstream, which needs no server"
+        )
+    _quiet()
+    try:
+        outcomes: list[Outcome] = align(**words)  # type: ignore[assignment]  # a failed State comes out as its exception
+        return outcomes
+    except ServerGone as gone:
+        if gone.error is None:
+            show(gone.outcomes)
+        _leave(gone.error or _unreachable(gone, "it was stopped or lost in mid-run"))
+    except Abort as error:
+        raise PreflineError(
+            f"run was ended by Prefect's server: got {error}, because somebody cancelled or deleted it there; run the same command "
+            "again to go on"
+        ) from None
+    except KeyboardInterrupt:
+        raise Resumable(
+            "run was stopped by Ctrl-C: what was finished is kept; run the same command again to go on"
+        ) from None
+    except httpx.TransportError as error:
+        _leave(_unreachable(error, "it was stopped or lost in mid-run"))
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, httpx.HTTPError):
+            raise
+        raise _unreachable(error, "none is running there") from None
+
+
+def _unreachable(error: BaseException, cause: str) -> PreflineError:
+    import prefect.settings
+
+    url = prefect.settings.get_current_settings().api.url or "its own, started for this run"
+    return PreflineError(
+        f"Prefect's server ({url}) does not answer: got {error or type(error).__name__}, because {cause}; {WAY_OUT}"
+    )
+
+
+def _leave(error: PreflineError) -> NoReturn:
+    """Say it as the command does, and leave at once: Prefect would try for minutes to send what nobody takes."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    sys.stderr.flush()
+    if "prefect.server.api.server" in sys.modules:  # Prefect started a server for this run: it must not stay
+        from prefect.server.api.server import SubprocessASGIServer
+
+        SubprocessASGIServer().stop()
+    os._exit(error.exit_code)
+
+
+def _quiet() -> None:
+    """Of Prefect's own lines only the address of the run reaches the terminal: the steps speak there, and errors are said once.
+
+    Who asks for a level (PREFECT_LOGGING_LEVEL) sees Prefect's lines too. The server gets all of them.
+    """
+    if "PREFECT_LOGGING_LEVEL" in os.environ:
+        return
+
+    def passes(record: logging.LogRecord) -> bool:
+        return not record.name.startswith("prefect") or record.getMessage().startswith("View at ")
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(passes)
+    logging.raiseExceptions = False  # no word of lines that did not reach a server that is gone
+
+
+def show(outcomes: Sequence[Outcome]) -> None:
     """The steps of the run, the headline figures, the verdict, and where the report is."""
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("step", "state", "seconds", "rows in", "rows out", "dropped", "artifact"):
         table.add_column(
@@ -107,7 +231,7 @@ def _show(console: Console, outcomes: Sequence[Outcome]) -> None:
             outcome.artifact.key,
         )
     console.print(table)
-    by_step = {outcome.step: outcome.artifact.path for outcome in outcomes}
+    by_step = {o.step: o.artifact.path for o in outcomes if (o.artifact.path / "manifest.json").exists()}  # fetched
     if "evaluate" in by_step:
         _figures(console, by_step["evaluate"])
     if "promote" in by_step:

@@ -12,6 +12,7 @@ def step(
     recipe: list[Path] | None = None,
     upstream: bool = False,
     force: bool = False,
+    strict_code: bool = False,
 ) -> None:
     """Run one step, or say where its artifact lies when the store has it.
 
@@ -29,6 +30,8 @@ def step(
         Run the steps before it too, where the store does not have them.
     force
         Build it again although the store has it.
+    strict_code
+        Build it again where its code changed since it was built.
     """
     from flows.engine import Engine, Plan
     from flows.line import AlignConfig
@@ -36,7 +39,7 @@ def step(
     from steps.lib.errors import ConfigError
 
     config = load(AlignConfig, layers_of(profile, recipe or []), overrides).value
-    plan = Plan.of(None if upstream else name, None, name if upstream else None, [name] if force else [])
+    plan = Plan.of(None if upstream else name, None, name if upstream else None, [name] if force else [], strict_code)
     if getattr(config, name) is None:
         raise ConfigError(
             f"step {name} is left out: got {name}: null, because profile {profile!r} (or a recipe) clears the section; "

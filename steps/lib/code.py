@@ -47,6 +47,7 @@ def changed(module: str, then: dict[str, Any]) -> list[str]:
     return sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
 
 
+@functools.cache
 def _imports(path: Path) -> list[str]:
     """Dotted names below ``steps`` that a file imports, anywhere in it."""
     names: list[str] = []

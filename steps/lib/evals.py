@@ -20,6 +20,7 @@ from steps.lib import chat, inference
 from steps.lib.errors import DataError
 from steps.lib.figures import Item, Measure
 from steps.lib.language import detect
+from steps.lib.ledger import Recall
 from steps.lib.rows import Message, Pair, Prompt, Text, read_parquet
 from steps.lib.rules import Task
 
@@ -190,13 +191,27 @@ class Limits:
     """Rows of a forward pass; part of a report's fingerprint, since floating-point sums depend on it."""
 
 
-def score_model(name: str, model: Any, tokenizer: Any, heldout: Heldout, limits: Limits, *, seed: int) -> list[Item]:
-    """All items of one loaded model (greedy answers)."""
+def score_model(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    heldout: Heldout,
+    limits: Limits,
+    *,
+    seed: int,
+    recall: Recall | None = None,
+) -> list[Item]:
+    """All items of one model (greedy answers).
+
+    Args:
+        model: a loaded model, or ``inference.Later``.
+        recall: keeps the model's finished batches (``WorkLedger.about`` the model).
+    """
     items: list[Item] = []
     for suite, texts in (("domain", heldout.domain), ("general", heldout.general)):
-        items += _texts(name, suite, model, tokenizer, texts, limits)
-    items += _prompts(name, model, tokenizer, heldout, limits, seed)
-    items += _pairs(name, model, tokenizer, heldout.pairs, limits)
+        items += _texts(name, suite, model, tokenizer, texts, limits, recall)
+    items += _prompts(name, model, tokenizer, heldout, limits, seed, recall)
+    items += _pairs(name, model, tokenizer, heldout.pairs, limits, recall)
     return items
 
 
@@ -220,9 +235,12 @@ def add_implicit(items: list[Item], policy: str, reference: str) -> list[Item]:
     return result
 
 
-def _texts(name: str, suite: str, model: Any, tokenizer: Any, texts: Sequence[Text], limits: Limits) -> list[Item]:
+def _texts(
+    name: str, suite: str, model: Any, tokenizer: Any, texts: Sequence[Text], limits: Limits, recall: Recall | None
+) -> list[Item]:
+    bare = [row.text for row in texts]
     nats = inference.text_nats(
-        model, tokenizer, [row.text for row in texts], window=limits.window, batch_size=limits.batch_size
+        model, tokenizer, bare, window=limits.window, batch_size=limits.batch_size, recall=recall
     )
     return [
         Item(
@@ -243,15 +261,19 @@ def prompt_turns(task: Task | None, row: Prompt) -> list[Message]:
     return [*system, Message(role="user", content=row.prompt)]
 
 
-def _prompts(name: str, model: Any, tokenizer: Any, heldout: Heldout, limits: Limits, seed: int) -> list[Item]:
+def _prompts(
+    name: str, model: Any, tokenizer: Any, heldout: Heldout, limits: Limits, seed: int, recall: Recall | None
+) -> list[Item]:
     rows, task = heldout.prompts, heldout.task
     if not rows:
         return []
     turns = [prompt_turns(task, row) for row in rows]
     tokens = [chat.encode_prompt(tokenizer, turn) for turn in turns]
     drawing = inference.Sampling(0.0, 1.0, limits.max_tokens)
-    answers = inference.generate(model, tokenizer, tokens, drawing, seed=seed, batch_size=limits.batch_size)
-    references = _reference_bits(model, tokenizer, rows, turns, limits)
+    answers = inference.generate(
+        model, tokenizer, tokens, drawing, seed=seed, batch_size=limits.batch_size, recall=recall
+    )
+    references = _reference_bits(model, tokenizer, rows, turns, limits, recall)
     items: list[Item] = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         scores = {
@@ -295,7 +317,12 @@ def _labels(task: Task, row: Prompt, answer: str) -> dict[str, float]:
 
 
 def _reference_bits(
-    model: Any, tokenizer: Any, rows: Sequence[Prompt], turns: Sequence[list[Message]], limits: Limits
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Prompt],
+    turns: Sequence[list[Message]],
+    limits: Limits,
+    recall: Recall | None,
 ) -> dict[int, dict[str, float]]:
     references = {i: json.loads(row.facts).get("reference") for i, row in enumerate(rows)}
     known = {i: text for i, text in references.items() if isinstance(text, str) and text}
@@ -303,7 +330,7 @@ def _reference_bits(
         chat.encode_pair(tokenizer, turns[i], [Message(role="assistant", content=text)]) for i, text in known.items()
     ]
     fitting = [(p, a[: max(1, limits.window - len(p))]) for p, a in encoded]
-    logps = inference.sequence_logps(model, fitting, batch_size=limits.batch_size)
+    logps = inference.sequence_logps(model, fitting, batch_size=limits.batch_size, recall=recall)
     return {
         i: {"reference_bits": round(-logp / math.log(2), 4), "reference_bytes": float(len(text.encode()))}
         for (i, text), logp, (p, a) in zip(known.items(), logps, encoded, strict=True)
@@ -311,12 +338,14 @@ def _reference_bits(
     }
 
 
-def _pairs(name: str, model: Any, tokenizer: Any, pairs: Sequence[Pair], limits: Limits) -> list[Item]:
+def _pairs(
+    name: str, model: Any, tokenizer: Any, pairs: Sequence[Pair], limits: Limits, recall: Recall | None
+) -> list[Item]:
     both = [[chat.encode_pair(tokenizer, row.prompt, side) for side in (row.chosen, row.rejected)] for row in pairs]
     fits = [all(len(prompt) + len(answer) <= limits.window for prompt, answer in two) for two in both]
     pairs = [row for row, fit in zip(pairs, fits, strict=True) if fit]  # the caller counts the others as too_long
     sides = [side for two, fit in zip(both, fits, strict=True) if fit for side in two]
-    logps = inference.sequence_logps(model, sides, batch_size=limits.batch_size)
+    logps = inference.sequence_logps(model, sides, batch_size=limits.batch_size, recall=recall)
     items: list[Item] = []
     for i, row in enumerate(pairs):
         chosen, rejected = logps[2 * i], logps[2 * i + 1]

@@ -1,4 +1,7 @@
-"""Batched inference with a loaded model: sampling, log-probabilities of given answers, bits of given texts.
+"""Batched inference: sampling, log-probabilities of given answers, bits of given texts.
+
+What a batch gives depends on the model and the batch alone, so a finished batch can be kept: with ``recall``
+(``ledger.WorkLedger``), a continued run computes only the batches that are missing.
 
 Letters in shapes: B rows of a batch, T tokens, V vocabulary.
 """
@@ -6,9 +9,16 @@ Letters in shapes: B rows of a batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from steps.lib import models, runtime
+from steps.lib.digests import digest_folder, digest_text
+from steps.lib.ledger import Recall
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,30 @@ class Answer:
     tokens: int
     finished: bool
     """Whether the end of turn was generated; False means it was cut at max_tokens."""
+
+
+@dataclass(frozen=True)
+class Later:
+    """A model that is loaded when a batch first needs it; stands wherever a loaded model does."""
+
+    load: Callable[[], Any]
+
+
+def identity(artifact: Path) -> str:
+    """Digest of what makes a model: base weights, tokenizer, chat template; the adapter's weights and settings."""
+    parts = [models.model_digest(models.model_folder(artifact))]
+    if (artifact / "adapter").exists():
+        settings = json.loads((artifact / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        settings.pop("base_model_name_or_path", None)  # a path; the base stands above by its content
+        parts += [digest_folder(artifact / "adapter", models.WEIGHTS), json.dumps(settings, sort_keys=True)]
+    return digest_text("\n".join(parts))
+
+
+def conditions(precision: str) -> dict[str, str]:
+    """What else a batch's numbers depend on: precision, kind of device, libraries."""
+    libraries = ("torch", "transformers", "peft", "tokenizers")
+    found = {name: version for name, version in runtime.versions().items() if name in libraries}
+    return {"precision": precision, "device": models.device().partition(":")[0], **found}
 
 
 def seed_of(*parts: object) -> int:
@@ -59,82 +93,54 @@ def generate(
     *,
     seed: int,
     batch_size: int,
-    done: Callable[[int, Answer], None] | None = None,
-    check: Callable[[], None] | None = None,
+    recall: Recall | None = None,
 ) -> list[Answer]:
     """Answer each prompt once.
 
     Args:
+        model: a loaded model, or ``Later``.
         prompts: token ids, generation prompt included.
         seed: with it and the prompts of the batch, the draws are fixed; a batch does not depend on earlier ones.
-        done: called with the prompt's index after each batch, for ledgers.
-        check: called between batches; may raise to stop.
+        recall: keeps finished batches.
 
     Returns:
         Answers in the order of the prompts.
     """
-    import torch
-
     answers: dict[int, Answer] = {}
-    pad = tokenizer.pad_token_id
-    ends = end_tokens(model, tokenizer)
-    model.eval()
     for batch in batches([len(prompt) for prompt in prompts], batch_size):
-        if check:
-            check()
-        width = max(len(prompts[i]) for i in batch)
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in batch], device=model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in batch], device=model.device
-        )  # (B, T), padded on the left
-        torch.manual_seed(seed_of(seed, [list(prompts[i]) for i in batch]))
-        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if sampling.temperature > 0:
-            options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        with torch.no_grad():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=sampling.max_tokens,
-                pad_token_id=pad,
-                eos_token_id=ends,
-                **options,
-            )
-        for row, i in enumerate(batch):
-            new = output[row, width:].tolist()
-            stops = [place for place, token in enumerate(new) if token in ends]
-            finished = bool(stops)
-            new = new[: stops[0]] if finished else new
-            answers[i] = Answer(tokenizer.decode(new, skip_special_tokens=True), len(new), finished)
-            if done:
-                done(i, answers[i])
+        asked = [list(prompts[i]) for i in batch]
+        content = {"kind": "answers", "prompts": asked, "seed": seed, **vars(sampling)}
+        found = _kept(recall, content, partial(_answers, model, tokenizer, asked, sampling, seed_of(seed, asked)))
+        answers |= {i: Answer(*answer) for i, answer in zip(batch, found, strict=True)}
     return [answers[i] for i in range(len(prompts))]
 
 
-def sequence_logps(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int) -> list[float]:
+def sequence_logps(
+    model: Any,
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_size: int,
+    recall: Recall | None = None,
+) -> list[float]:
     """Sum over the answer's tokens of log p(token | before), in nats, for each (prompt ids, answer ids)."""
-    import torch
-
     result = [0.0] * len(rows)
-    model.eval()
     for batch in batches([len(prompt) + len(answer) for prompt, answer in rows], batch_size):
-        width = max(len(rows[i][0]) + len(rows[i][1]) for i in batch)
-        ids = torch.zeros((len(batch), width), dtype=torch.long, device=model.device)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            tokens = [*rows[i][0], *rows[i][1]]
-            ids[row, : len(tokens)] = torch.tensor(tokens, device=model.device)
-            mask[row, : len(tokens)] = 1
-        with torch.no_grad():
-            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()  # (B, T - 1, V)
-            logps = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]  # (B, T - 1)
-        for row, i in enumerate(batch):
-            start = len(rows[i][0]) - 1
-            result[i] = float(logps[row, start : start + len(rows[i][1])].sum())
+        scored = [(list(rows[i][0]), list(rows[i][1])) for i in batch]
+        content = {"kind": "log-probabilities", "rows": scored}
+        for i, value in zip(batch, _kept(recall, content, partial(_logps, model, scored)), strict=True):
+            result[i] = value
     return result
 
 
-def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, window: int, batch_size: int) -> list[float]:
+def text_nats(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    window: int,
+    batch_size: int,
+    recall: Recall | None = None,
+) -> list[float]:
     """-log p(text) of each text, in nats; divide by ln 2 and the UTF-8 bytes for bits per byte.
 
     A text longer than ``window`` tokens is scored window by window; each window starts after one separator token, so no token
@@ -149,6 +155,76 @@ def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, window: int, 
             rows.append(([separator], ids[start : start + window - 1]))
             owner.append(i)
     nats = [0.0] * len(texts)
-    for i, value in zip(owner, sequence_logps(model, rows, batch_size=batch_size), strict=True):
+    for i, value in zip(owner, sequence_logps(model, rows, batch_size=batch_size, recall=recall), strict=True):
         nats[i] -= value
     return nats
+
+
+def _kept(recall: Recall | None, content: Mapping[str, Any], compute: Callable[[], list[Any]]) -> list[Any]:
+    found: list[Any] = recall(content, compute) if recall else compute()
+    return found
+
+
+def _ready(model: Any) -> Any:
+    loaded = model.load() if isinstance(model, Later) else model
+    loaded.eval()
+    return loaded
+
+
+def _answers(
+    model: Any, tokenizer: Any, prompts: list[list[int]], sampling: Sampling, seed: int
+) -> list[tuple[str, int, bool]]:
+    """Text, tokens and whether it was finished, of the answer to each prompt of one batch."""
+    import torch
+
+    model = _ready(model)
+    pad, ends = tokenizer.pad_token_id, end_tokens(model, tokenizer)
+    width = max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    ids = torch.tensor(
+        [[pad] * gap + prompt for gap, prompt in zip(padding, prompts, strict=True)], device=model.device
+    )
+    mask = torch.tensor(
+        [[0] * gap + [1] * (width - gap) for gap in padding], device=model.device
+    )  # (B, T), left-padded
+    options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if sampling.temperature > 0:
+        options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=sampling.max_tokens,
+            pad_token_id=pad,
+            eos_token_id=ends,
+            **options,
+        )
+    answers: list[tuple[str, int, bool]] = []
+    for new in output[:, width:].tolist():
+        stops = [place for place, token in enumerate(new) if token in ends]
+        said = new[: stops[0]] if stops else new
+        answers.append((tokenizer.decode(said, skip_special_tokens=True), len(said), bool(stops)))
+    return answers
+
+
+def _logps(model: Any, rows: list[tuple[list[int], list[int]]]) -> list[float]:
+    """``sequence_logps`` of one batch."""
+    import torch
+
+    model = _ready(model)
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.long, device=model.device)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, answer) in enumerate(rows):
+        tokens = [*prompt, *answer]
+        ids[row, : len(tokens)] = torch.tensor(tokens, device=model.device)
+        mask[row, : len(tokens)] = 1
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()  # (B, T - 1, V)
+        logps = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]  # (B, T - 1)
+    starts = [len(prompt) - 1 for prompt, _ in rows]
+    return [
+        float(logps[row, start : start + len(answer)].sum())
+        for row, (start, (_, answer)) in enumerate(zip(starts, rows, strict=True))
+    ]

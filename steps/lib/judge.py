@@ -145,7 +145,7 @@ class Judge:
             if a.strip() != b.strip()
         }
         requests = [request for orders in both.values() for request in orders]
-        with stop_signals() as stop, RequestLedger(self._ledger) as ledger:
+        with stop_signals() as stop, RequestLedger(self._ledger, self._log) as ledger:
             arrivals = ask(
                 {self._config.teacher.name: (client, requests)},
                 ledger,

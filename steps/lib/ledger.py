@@ -1,21 +1,24 @@
-"""Two ledgers: rows in and out of a step by reason, and requests to models by content.
+"""Ledgers: rows in and out of a step by reason; requests to models, and finished units of work, by content.
 
-A step that loses a row without a reason fails here; a killed step asks again only for what it had not received.
+A step that loses a row without a reason fails here. A killed step asks again only for what it had not received, and computes
+again only what it had not finished.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import sqlite3
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from steps.lib.database import Database, seal_of
 from steps.lib.errors import DataError
+from steps.lib.runtime import Stop
 
 
 @dataclass
@@ -81,41 +84,42 @@ class Reply:
     seconds: float = 0.0
 
 
-class RequestLedger:
+class RequestLedger(Database):
     """Requests and their answers in one SQLite file in the step's partial folder.
 
     A row is written after every answer, before parsing, so that a better parser bills nothing and a killed run continues.
     Status: ``ok``, or ``failed`` with a reason; failed rows are asked again by the next run, and only those.
-    WAL with ``synchronous=NORMAL`` survives kill -9 of the process.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(
+    def __init__(self, path: Path, log: logging.Logger | None = None) -> None:
+        super().__init__(
+            path,
             "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, "
             "attempts INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, "
-            "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, seconds REAL NOT NULL, source TEXT NOT NULL)"
+            "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, seconds REAL NOT NULL, source TEXT NOT NULL, "
+            "seal TEXT NOT NULL)",
+            log,
         )
 
     @staticmethod
     def key(**content: Any) -> str:
         """Key of a request: the digest of everything that can change the answer, and of nothing else."""
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return content_key(content)
 
     def get(self, key: str) -> Reply | None:
         """The answer on record, or None when it is still to be asked for."""
-        row = self._db.execute(
-            "SELECT text, finish_reason, model, tokens_in, tokens_out, seconds FROM requests WHERE key=? AND status='ok'",
+        found = self.execute(
+            "SELECT seal, text, finish_reason, model, tokens_in, tokens_out, seconds FROM requests "
+            "WHERE key=? AND status='ok'",
             (key,),
-        ).fetchone()
-        return Reply(*row) if row else None
+        )
+        return next((Reply(*values) for seal, *values in found if self.sound(key, seal, values)), None)
 
     def put(self, key: str, reply: Reply, *, attempts: int = 1, source: str = "") -> None:
-        """Record an answer."""
-        self._write(key, "ok", "", attempts, reply, source)
+        """Record an answer. Half a surrogate pair in it, which no file can hold, becomes U+FFFD."""
+        text = reply.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        whole = dataclasses.replace(reply, text=text, seconds=float(reply.seconds))
+        self._write(key, "ok", "", attempts, whole, source)
 
     def fail(self, key: str, reason: str, *, attempts: int = 1, source: str = "") -> None:
         """Record that no answer came, and why."""
@@ -123,36 +127,77 @@ class RequestLedger:
 
     def failures(self) -> dict[str, str]:
         """Key -> reason of every request on record without an answer."""
-        return dict(self._db.execute("SELECT key, reason FROM requests WHERE status='failed'").fetchall())
+        return {str(k): str(why) for k, why in self.execute("SELECT key, reason FROM requests WHERE status='failed'")}
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM requests WHERE status='ok'").fetchone()[0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
+        return int(self.execute("SELECT count(*) FROM requests WHERE status='ok'")[0][0])
 
     def _write(self, key: str, status: str, reason: str, attempts: int, reply: Reply, source: str) -> None:
-        self._db.execute(
-            "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status, "
+        values = dataclasses.astuple(reply)
+        self.execute(
+            "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status, "
             "reason=excluded.reason, attempts=requests.attempts+excluded.attempts, text=excluded.text, "
             "finish_reason=excluded.finish_reason, model=excluded.model, tokens_in=excluded.tokens_in, "
-            "tokens_out=excluded.tokens_out, seconds=excluded.seconds, source=excluded.source",
-            (
-                key,
-                status,
-                reason,
-                attempts,
-                reply.text,
-                reply.finish_reason,
-                reply.model,
-                reply.tokens_in,
-                reply.tokens_out,
-                reply.seconds,
-                source,
-            ),
+            "tokens_out=excluded.tokens_out, seconds=excluded.seconds, source=excluded.source, seal=excluded.seal",
+            (key, status, reason, attempts, *values, source, seal_of(key, values)),
         )
+
+
+Recall = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
+"""``recall(content, compute)``: what ``compute`` gave for this content, now or in a run that was stopped; as JSON has it."""
+
+
+class WorkLedger(Database):
+    """Finished units of work (a batch of a model, a shard of rows, a pass over all) by the digest of what decides them.
+
+    Args:
+        path: the file.
+        stop: looked at before each unit that is not there yet.
+        log: for warnings.
+    """
+
+    def __init__(self, path: Path, stop: Stop, log: logging.Logger | None = None) -> None:
+        super().__init__(
+            path,
+            "CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal TEXT NOT NULL)",
+            log,
+        )
+        self._stop = stop
+        self.computed = 0
+        """Units that this run computed."""
+        self.kept = 0
+        """Units that an earlier run had finished."""
+
+    def recall(self, content: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """The unit of this content: from the ledger, or computed and written down at once.
+
+        Both ways it has been through JSON, so a continued run sees what an uninterrupted one does, bit by bit (a float's
+        repr gives the same float back).
+
+        Args:
+            content: everything that decides the unit, as JSON types.
+            compute: makes it, as JSON types.
+
+        Raises:
+            Resumable: a signal came, and the unit is still to be computed.
+        """
+        key = content_key(content)
+        for value, seal in self.execute("SELECT value, seal FROM units WHERE key=?", (key,)):
+            if self.sound(key, seal, [value]):
+                self.kept += 1
+                return json.loads(value)
+        self._stop.check()
+        value = json.dumps(compute(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self.execute("INSERT OR REPLACE INTO units VALUES (?,?,?)", (key, value, seal_of(key, [value])))
+        self.computed += 1
+        return json.loads(value)
+
+    def about(self, **facts: Any) -> Recall:
+        """``recall`` with facts that belong to the content of every unit."""
+        return lambda content, compute: self.recall({**facts, **content}, compute)
+
+
+def content_key(content: Mapping[str, Any]) -> str:
+    """Digest of plain JSON, whatever the order of its fields: 32 hex digits."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

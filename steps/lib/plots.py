@@ -178,6 +178,36 @@ def rows(steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:
     return out[0]
 
 
+def lineage(entries: Sequence[tuple[str, str, str]], edges: Sequence[tuple[int, int]]) -> str:
+    """What was made from what, from top to bottom: a dot and a line of text an artifact, a curve an edge.
+
+    Args:
+        entries: (step, short key, rows in words), each after those that it was made from; empty: no drawing.
+        edges: (place of what was read, place of what was made from it).
+    """
+    if not entries:
+        return ""
+    row, spine, text = 0.42, 1.12, 1.3  # inches
+    with _figure("Made from", "来历", height=0.56 + row * len(entries), left=0.08, bottom=0.1) as (axes, out):
+        axes.set_axis_off()
+        axes.set_xlim(0, 5.0)
+        axes.set_ylim(row * len(entries), 0)  # one unit is one inch
+        centre = [row * (place + 0.4) for place in range(len(entries))]
+        for first, last in edges:
+            colour = STAGES.get(entries[last][0], GREY)
+            bow = 0.0 if last - first == 1 else min(0.26 * (last - first) ** 0.75, 1.35)
+            _bow(axes, (spine, centre[first]), (spine, centre[last]), bow, colour)
+        for (step, key, rows_out), y in zip(entries, centre, strict=True):
+            axes.plot(
+                [spine], [y], marker="o", markersize=8, color=STAGES.get(step, GREY), markeredgecolor="white", zorder=3
+            )
+            axes.text(text, y, step, fontsize=9.5, weight="bold", color=INK, va="center")
+            axes.text(text + 0.95, y, key.partition("/")[2], fontsize=8.5, color=SOFT, va="center")
+            axes.text(text, y + 0.18, _cut(rows_out, 62), fontsize=8, color=SOFT, va="center")
+        _corner(axes, "top to bottom 自上而下")
+    return out[0]
+
+
 def number(value: float) -> str:
     """Three significant digits, without an exponent for ordinary sizes."""
     size = abs(value)
@@ -201,6 +231,22 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, label:
         side = min(reach, place, len(y) - 1 - place)
         smooth.append(sum(y[place - side : place + side + 1]) / (2 * side + 1))
     axes.plot(x, smooth, color=colour, linewidth=1.8, label=label)
+
+
+def _bow(axes: Axes, start: tuple[float, float], end: tuple[float, float], bow: float, colour: str) -> None:
+    """A curve between two points that stands out to the left by about ``bow`` inches, with an arrow's head in the middle."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    (x, top), (_, bottom) = start, end
+    out = x - bow * 4 / 3
+    curve = Path([start, (out, top), (out, bottom), end], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+    axes.add_patch(PathPatch(curve, facecolor="none", edgecolor=colour, linewidth=1.4, alpha=0.75))
+    axes.plot([x - bow], [(top + bottom) / 2], marker="v", markersize=3.6, color=colour, zorder=2)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip(" ,") + "…"
 
 
 def _corner(axes: Axes, text: str) -> None:

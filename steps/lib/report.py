@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,18 @@ class StepRows(Plain):
         return cls(step=step, rows_in=ledger["in"], rows_out=ledger["out"], dropped=ledger["dropped"])
 
 
+class Node(Plain):
+    """One artifact behind the models. Its key is made of content, so it names no place and no time."""
+
+    step: str
+    key: str
+    """``<step>/<12 digits>``: enough for ``prefline show``."""
+    rows: dict[str, int] = Field(default_factory=dict)
+    """Kind -> rows that came out."""
+    inputs: list[str] = Field(default_factory=list)
+    """Keys of what it was made from, as far as they are nodes, too."""
+
+
 class Report(Plain):
     """All that the report shows."""
 
@@ -71,6 +83,8 @@ class Report(Plain):
     """Names of the figures on the first screen; empty: the first six."""
     samples: list[Sample] = Field(default_factory=list)
     rows: list[StepRows] = Field(default_factory=list)
+    lineage: list[Node] = Field(default_factory=list)
+    """What the models were made from: each after those that it was made from (``nodes``)."""
     histories: dict[str, list[dict[str, float | int | str | None]]] = Field(default_factory=dict)
     """Training step -> lines of its ``record/history.jsonl``."""
     teachers: list[str] = Field(default_factory=list)
@@ -96,6 +110,35 @@ class Report(Plain):
         for group in groups.values():
             group.sort(key=lambda figure: order.index(figure.model))
         return [groups[name] for name in (names or groups) if name in groups]
+
+
+def nodes(manifests: Iterable[Mapping[str, Any]]) -> list[Node]:
+    """Nodes of a lineage, each once, and after those that it was made from.
+
+    Args:
+        manifests: of the artifacts, in any order (``steps.lib.store.lineage``).
+    """
+    known = {str(manifest["key"]): manifest for manifest in manifests}
+    above = {
+        key: sorted({entry["key"] for entry in manifest["inputs"].values()} & known.keys())
+        for key, manifest in known.items()
+    }
+    depths: dict[str, int] = {}
+
+    def depth(key: str) -> int:
+        if key not in depths:
+            depths[key] = 1 + max((depth(one) for one in above[key]), default=-1)
+        return depths[key]
+
+    return [
+        Node(
+            step=known[key]["step"],
+            key=_short(key),
+            rows=known[key]["rows"]["out"],
+            inputs=list(map(_short, above[key])),
+        )
+        for key in sorted(known, key=lambda key: (depth(key), key))
+    ]
 
 
 def write(report: Report, folder: Path) -> None:
@@ -137,6 +180,21 @@ def drawings(report: Report) -> list[str]:
     return [page for page in pages if page]
 
 
+def _short(key: str) -> str:
+    step, _, digest = key.partition("/")
+    return f"{step}/{digest[:12]}"
+
+
+def _graph(report: Report) -> str:
+    """The lineage as SVG text; empty without nodes."""
+    places = {node.key: place for place, node in enumerate(report.lineage)}
+    entries = [
+        (node.step, node.key, ", ".join(f"{count:,} {kind}" for kind, count in node.rows.items()))
+        for node in report.lineage
+    ]
+    return plots.lineage(entries, [(places[key], places[node.key]) for node in report.lineage for key in node.inputs])
+
+
 def _row_bars(report: Report) -> Iterator[tuple[str, int, int, Mapping[str, int]]]:
     for step in report.rows:
         for kind, count in step.rows_in.items():
@@ -171,6 +229,7 @@ def _render(template: str, report: Report) -> str:
         tiles=report.by_figure(report.highlights)[: None if report.highlights else TILES],
         groups=report.by_figure(),
         drawings=[Markup(page) for page in drawings(report)] if "html" in template else [],
+        graph=Markup(_graph(report)) if "html" in template else "",
         outcomes=wording.OUTCOMES,
         fonts=Markup(plots.FONTS),
     )

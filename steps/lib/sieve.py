@@ -1,26 +1,33 @@
 """Passes over rows that keep, drop with a reason, or set aside; every drop is counted and kept whole.
 
+A pass over all rows gives findings (number of a row -> reason and evidence), which a step can keep and go on from. What is done
+to each row alone stands in ``shards``.
+
 Units: a document is compared whole. A conversation or pair is compared with held-out data and split by its user turns,
 and with its like by user turns and answers; the system turn counts for neither.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from steps.lib.dedup import clusters, near_pairs, near_to
-from steps.lib.ledger import RowLedger
-from steps.lib.quality import Filters, Finding, judge_chat, judge_text, normalise
-from steps.lib.rows import Chat, Dropped, Message, Pair, Prompt, Row, Text
-from steps.lib.sources import Rejected
-from steps.lib.store import digest_text
+from steps.lib.digests import digest_text
+from steps.lib.ledger import Recall, RowLedger
+from steps.lib.quality import Finding
+from steps.lib.rows import Dropped, Prompt, Row, Text
+from steps.lib.shards import Shard, set_aside, texts_of, turns_of
 
 R = TypeVar("R", bound=Row)
+Findings = Mapping[int, Finding]
+"""Number of a row -> why it is not kept."""
 
 
 @dataclass
@@ -28,23 +35,15 @@ class Sieve:
     """Runs the passes for a step, and holds what they counted and dropped."""
 
     step: str
+    recall: Recall
+    """Keeps finished passes."""
     ledger: RowLedger = field(default_factory=RowLedger)
     dropped: list[Dropped] = field(default_factory=list)
 
     def drop(self, kind: str, row: Row, reason: str, detail: str = "") -> None:
         """Keep a row back, with the reason."""
         self.ledger.drop(kind, reason)
-        self.dropped.append(
-            Dropped(
-                id=row.id,
-                lang=row.lang,
-                source=row.source,
-                step=self.step,
-                reason=reason,
-                detail=detail,
-                row=row.model_dump_json(),
-            )
-        )
+        self.dropped.append(set_aside(self.step, row, reason, detail))
 
     def counts(self, kind: str) -> str:
         """ "516 rows in, 9 dropped: identity 6, ...", for messages."""
@@ -54,116 +53,134 @@ class Sieve:
         total = sum(reasons.values())
         return f"{self.ledger.rows_in[kind]} rows in, {total} dropped" + (f": {listed}" if listed else "")
 
-    def take(self, kind: str, rows: Iterable[R | Rejected]) -> list[R]:
-        """Rows of one source, with their characters repaired; what could not be read is dropped."""
-        taken: list[R] = []
-        for row in rows:
-            if isinstance(row, Rejected):
-                self.ledger.took(kind, row.count)
-                self.ledger.drop(kind, row.reason, row.count)
-                self.dropped.append(row.dropped(self.step))
-                continue
-            self.ledger.took(kind)
-            clean = repaired(row)
-            if all(text for text in _texts(clean)):
-                taken.append(clean)
-            else:
-                self.drop(kind, row, "empty", "nothing is left but white space and control characters")
-        return taken
+    def add(self, kind: str, shard: Shard[Any]) -> None:
+        """Count what a shard took and dropped."""
+        self.ledger.took(kind, len(shard.rows))
+        for row, count in shard.dropped:
+            self.ledger.took(kind, count)
+            self.ledger.drop(kind, row.reason, count)
+            self.dropped.append(row)
 
-    def exact(self, kind: str, rows: Sequence[R]) -> list[R]:
-        """The first row of each content."""
-        first: dict[str, str] = {}
-        kept: list[R] = []
-        for row in rows:
-            content = digest_text("\x00".join(_texts(row)))
-            if content in first:
-                self.drop(kind, row, "duplicate", _evidence(kept_id=first[content]))
-            else:
-                first[content] = row.id
-                kept.append(row)
-        return kept
-
-    def filter(self, kind: str, rows: Sequence[R], filters: Filters) -> list[R]:
-        """Rows that pass the filters of their kind."""
-        kept: list[R] = []
-        for row in rows:
-            if finding := judge(row, filters):
-                self.drop(kind, row, *finding)
-            else:
-                kept.append(row)
-        return kept
+    def sift(self, kind: str, rows: Sequence[R], *findings: Findings) -> list[R]:
+        """Rows without a finding. The others are dropped: those of the first findings first, each in the rows' order."""
+        gone: set[int] = set()
+        for found in findings:
+            for number in sorted(found.keys() - gone):
+                self.drop(kind, rows[number], *found[number])
+            gone |= found.keys()
+        return [row for number, row in enumerate(rows) if number not in gone]
 
     def guard(self, kind: str, rows: Sequence[R], heldout: Sequence[Row], threshold: float | None) -> list[R]:
-        """Rows that are no copy (case, spaces and punctuation aside) and no near-copy of a held-out row.
-
-        Each user turn is compared alone too: a held-out prompt may stand in the middle of a conversation.
-
-        Args:
-            threshold: Jaccard from which a row is a near-copy; None compares exact content only.
-        """
-        places = [(number, unit) for number, row in enumerate(rows) for unit in _asked_units(row)]
-        guarded = [asked(row) for row in heldout]
-        folded = {fold(text): number for number, text in reversed(list(enumerate(guarded)))}
-        hits: dict[int, tuple[int, float]] = {}
-        for number, unit in places:
-            if (mark := fold(unit)) and mark in folded:
-                hits.setdefault(number, (folded[mark], 1.0))
-        copies = set(hits)
-        if threshold is not None:
-            for place, hit in near_to([unit for _, unit in places], guarded, threshold).items():
-                hits.setdefault(places[place][0], hit)
-        kept: list[R] = []
-        for number, row in enumerate(rows):
-            if number in hits:
-                other, score = hits[number]
-                reason = "heldout_copy" if number in copies else "near_heldout"
-                self.drop(kind, row, reason, _evidence(heldout_id=heldout[other].id, jaccard=round(score, 4)))
-            else:
-                kept.append(row)
-        return kept
+        """Rows that are no copy and no near-copy of a held-out row; see ``guarded``."""
+        facts = {"pass": "guarded", "threshold": threshold, "heldout": digest_rows(heldout)}
+        return self.sift(kind, rows, self._found(rows, facts, partial(guarded, rows, heldout, threshold)))
 
     def near_copies(self, kind: str, rows: Sequence[R], threshold: float | None) -> list[R]:
-        """One row of each cluster of near-copies: the one with most neighbours, then the first."""
+        """One row of each cluster of near-copies; see ``near_copies``. Without a threshold, all."""
         if threshold is None:
             return list(rows)
-        found = near_pairs([whole(row) for row in rows], threshold)
-        near: dict[int, dict[int, float]] = defaultdict(dict)
-        for one, other, score in found:
-            near[one][other] = near[other][one] = score
-        labels = clusters(len(rows), found)
-        best: dict[int, int] = {}
-        for number in near:
-            held = best.get(labels[number])
-            if held is None or (len(near[number]), -number) > (len(near[held]), -held):
-                best[labels[number]] = number
-        kept: list[R] = []
-        for number, row in enumerate(rows):
-            stays = best.get(labels[number], number)
-            if stays == number:
-                kept.append(row)
-                continue
-            linked = stays if stays in near[number] else max(near[number], key=lambda one: (near[number][one], -one))
-            self.drop(kind, row, "near_duplicate", _evidence(
-                kept_id=rows[stays].id, linked_id=rows[linked].id, jaccard=round(near[number][linked], 4)))  # fmt: skip
-        return kept
+        facts = {"pass": "near_copies", "threshold": threshold}
+        return self.sift(kind, rows, self._found(rows, facts, partial(near_copies, rows, threshold)))
 
-    def at_most(self, kind: str, rows: Sequence[R], number: int | None) -> list[R]:
-        """The first ``number`` answers to the same prompt."""
-        seen: Counter[str] = Counter()
-        kept: list[R] = []
-        for row in rows:
-            seen[asked(row)] += 1
-            count = seen[asked(row)]
-            if number is not None and count > number:
-                self.drop(kind, row, "answers_per_prompt", f"answer {count} to this prompt, at most {number}")
-            else:
-                kept.append(row)
-        return kept
+    def split(self, rows: Sequence[R], share: float, threshold: float) -> tuple[list[R], list[R]]:
+        """Rows to train on, and rows to hold out; see ``apart``."""
+        facts = {"pass": "apart", "share": share, "threshold": threshold, "rows": digest_rows(rows)}
+        out = set(self.recall(facts, partial(apart, rows, share, threshold)))
+        kept = [row for number, row in enumerate(rows) if number not in out]
+        return kept, [row for number, row in enumerate(rows) if number in out]
+
+    def _found(self, rows: Sequence[Row], facts: Mapping[str, Any], compute: Callable[[], Findings]) -> Findings:
+        found = self.recall({**facts, "rows": digest_rows(rows)}, lambda: list(compute().items()))
+        return {number: (reason, detail) for number, (reason, detail) in found}
 
 
-def split(rows: Sequence[R], share: float, threshold: float) -> tuple[list[R], list[R]]:
-    """Rows to train on, and rows to hold out. Near-copies stay together, so no held-out row has one on the other side.
+def digest_rows(rows: Iterable[Row]) -> str:
+    """Digest of rows in their order, ids and all."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.model_dump_json().encode() + b"\n")
+    return digest.hexdigest()
+
+
+def copies(rows: Sequence[Row]) -> dict[int, Finding]:
+    """Rows whose content an earlier one has."""
+    first: dict[str, str] = {}
+    found: dict[int, Finding] = {}
+    for number, row in enumerate(rows):
+        content = digest_text("\x00".join(texts_of(row)))
+        if content in first:
+            found[number] = "duplicate", _evidence(kept_id=first[content])
+        else:
+            first[content] = row.id
+    return found
+
+
+def guarded(rows: Sequence[Row], heldout: Sequence[Row], threshold: float | None) -> dict[int, Finding]:
+    """Rows that are a copy (case, spaces and punctuation aside) or a near-copy of a held-out row.
+
+    Each user turn is compared alone too: a held-out prompt may stand in the middle of a conversation.
+
+    Args:
+        threshold: Jaccard from which a row is a near-copy; None compares exact content only.
+    """
+    places = [(number, unit) for number, row in enumerate(rows) for unit in _asked_units(row)]
+    texts = [asked(row) for row in heldout]
+    folded = {fold(text): number for number, text in reversed(list(enumerate(texts)))}
+    hits: dict[int, tuple[int, float]] = {}
+    for number, unit in places:
+        if (mark := fold(unit)) and mark in folded:
+            hits.setdefault(number, (folded[mark], 1.0))
+    same = set(hits)
+    if threshold is not None:
+        for place, hit in near_to([unit for _, unit in places], texts, threshold).items():
+            hits.setdefault(places[place][0], hit)
+    return {
+        number: (
+            "heldout_copy" if number in same else "near_heldout",
+            _evidence(heldout_id=heldout[other].id, jaccard=round(score, 4)),
+        )
+        for number, (other, score) in hits.items()
+    }
+
+
+def near_copies(rows: Sequence[Row], threshold: float) -> dict[int, Finding]:
+    """All rows but one of each cluster of near-copies: the one with most neighbours stays, then the first."""
+    pairs = near_pairs([whole(row) for row in rows], threshold)
+    near: dict[int, dict[int, float]] = defaultdict(dict)
+    for one, other, score in pairs:
+        near[one][other] = near[other][one] = score
+    labels = clusters(len(rows), pairs)
+    best: dict[int, int] = {}
+    for number in near:
+        held = best.get(labels[number])
+        if held is None or (len(near[number]), -number) > (len(near[held]), -held):
+            best[labels[number]] = number
+    found: dict[int, Finding] = {}
+    for number in near:
+        stays = best[labels[number]]
+        if stays == number:
+            continue
+        linked = stays if stays in near[number] else max(near[number], key=lambda one: (near[number][one], -one))
+        found[number] = (
+            "near_duplicate",
+            _evidence(kept_id=rows[stays].id, linked_id=rows[linked].id, jaccard=round(near[number][linked], 4)),
+        )
+    return found
+
+
+def surplus(rows: Sequence[Row], most: int) -> dict[int, Finding]:
+    """Answers to a prompt after the first ``most``."""
+    seen: Counter[str] = Counter()
+    found: dict[int, Finding] = {}
+    for number, row in enumerate(rows):
+        seen[asked(row)] += 1
+        if (count := seen[asked(row)]) > most:
+            found[number] = "answers_per_prompt", f"answer {count} to this prompt, at most {most}"
+    return found
+
+
+def apart(rows: Sequence[Row], share: float, threshold: float) -> list[int]:
+    """Numbers of the rows to hold out. Near-copies stay together, so no held-out row has one on the other side.
 
     A group's side hangs on the smallest content digest in it, not on the order or number of rows: rows that are added
     leave the others where they are. The group that comes first goes out when none would.
@@ -186,8 +203,7 @@ def split(rows: Sequence[R], share: float, threshold: float) -> tuple[list[R], l
     out = {label for label, value in order.items() if value < share}
     if not out and len(order) > 1 and share > 0:
         out = {min(order, key=lambda label: order[label])}
-    kept = [row for row, label in zip(rows, labels, strict=True) if label not in out]
-    return kept, [row for row, label in zip(rows, labels, strict=True) if label in out]
+    return [number for number, label in enumerate(labels) if label in out]
 
 
 def distinct(rows: Iterable[R]) -> list[R]:
@@ -203,7 +219,7 @@ def distinct(rows: Iterable[R]) -> list[R]:
 
 def whole(row: Row) -> str:
     """What near-copies of the same kind are told by: the document; user turns and answers."""
-    turns = _turns(row)
+    turns = turns_of(row)
     return asked(row) if turns is None else "\n".join(turn.content for turn in turns if turn.role != "system")
 
 
@@ -213,7 +229,7 @@ def asked(row: Row) -> str:
         return row.text
     if isinstance(row, Prompt):
         return row.prompt
-    return "\n".join(turn.content for turn in _turns(row) or () if turn.role == "user")
+    return "\n".join(turn.content for turn in turns_of(row) or () if turn.role == "user")
 
 
 def fold(text: str) -> str:
@@ -221,42 +237,8 @@ def fold(text: str) -> str:
     return "".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
-def repaired(row: R) -> R:
-    """The row with ``normalise`` on every text of it."""
-    if isinstance(row, Text):
-        return row.model_copy(update={"text": normalise(row.text)})
-    if isinstance(row, Prompt):
-        return row.model_copy(update={"prompt": normalise(row.prompt)})
-    names = ("messages",) if isinstance(row, Chat) else ("prompt", "chosen", "rejected")
-    turns = {name: [turn.model_copy(update={"content": normalise(turn.content)}) for turn in getattr(row, name)]
-             for name in names}  # fmt: skip
-    return row.model_copy(update=turns)
-
-
-def judge(row: Row, filters: Filters) -> Finding | None:
-    """The first filter a row fails. A rejected answer may be bad, it is there for that; but it must differ."""
-    if isinstance(row, Text):
-        return judge_text(row.text, filters)
-    if isinstance(row, Pair):
-        if [turn.content for turn in row.chosen] == [turn.content for turn in row.rejected]:
-            return "equal_pair", "chosen and rejected are the same"
-        return judge_chat([*row.prompt, *row.chosen], filters.model_copy(update={"refusal": False}))
-    return judge_chat(row.messages, filters) if isinstance(row, Chat) else None
-
-
-def _turns(row: Row) -> list[Message] | None:
-    if isinstance(row, Chat):
-        return row.messages
-    return [*row.prompt, *row.chosen, *row.rejected] if isinstance(row, Pair) else None
-
-
-def _texts(row: Row) -> list[str]:
-    turns = _turns(row)
-    return [asked(row)] if turns is None else [turn.content for turn in turns]
-
-
 def _asked_units(row: Row) -> list[str]:
-    turns = [turn.content for turn in _turns(row) or () if turn.role == "user"]
+    turns = [turn.content for turn in turns_of(row) or () if turn.role == "user"]
     return [*turns, asked(row)] if len(turns) > 1 else [asked(row)]
 
 

@@ -17,11 +17,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from steps.lib import formats, layouts
 from steps.lib.config import Neutral, Section
+from steps.lib.digests import digest_file, digest_folder
 from steps.lib.errors import DataError
 from steps.lib.language import detect
 from steps.lib.layouts import Bad, Layout
 from steps.lib.rows import Chat, Dropped, Lang, Pair, Prompt, Row, Text
-from steps.lib.store import digest_file, digest_folder
 
 R = TypeVar("R", bound=Row)
 HEAD = 100

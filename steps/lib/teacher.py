@@ -16,11 +16,11 @@ from pydantic import Field
 
 from steps.lib.asking import Client, OnOutcome, Outcome, Request, draw
 from steps.lib.config import Neutral, Section
+from steps.lib.digests import digest_file
 from steps.lib.errors import TeacherError
 from steps.lib.http_teacher import HttpClient, HttpTeacher
 from steps.lib.ledger import Reply
 from steps.lib.local_teacher import LocalClient, LocalTeacher
-from steps.lib.store import digest_file
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""

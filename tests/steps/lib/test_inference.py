@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steps.lib import inference, tiny
-from steps.lib.inference import Sampling, batches, generate, seed_of, sequence_logps, text_nats
+from steps.lib.errors import Resumable
+from steps.lib.inference import Later, Sampling, batches, generate, seed_of, sequence_logps, text_nats
+from steps.lib.ledger import WorkLedger
+from steps.lib.runtime import Stop
 
 pytestmark = pytest.mark.tiny
 WORDS = "Is 12 fine? 订单A12345到了吗？ The birds sing in the garden all day, and nobody minds. 鸟儿歌唱。"
@@ -112,21 +116,45 @@ def test_answers_end_at_the_end_of_turn_and_say_when_they_were_cut(model: Any, t
     assert (cut.tokens, cut.finished) == (4, False)
 
 
-def test_every_answer_is_reported_once_and_a_stop_is_looked_at_between_batches(model: Any, tokenizer: Any) -> None:
+def test_a_batch_that_is_kept_is_not_computed_again_and_needs_no_model(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Stopped after each batch in turn: the same numbers, and every batch computed once."""
     prompts = [prompt for prompt, _ in rows(tokenizer)]
-    done: list[int] = []
-    checks: list[int] = []
-    generate(
-        model,
-        tokenizer,
-        prompts,
-        Sampling(0.0, 1.0, 2),
-        seed=0,
-        batch_size=3,
-        done=lambda i, answer: done.append(i),
-        check=lambda: checks.append(len(done)),
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(1)
+        return model
+
+    def all_of(stop_after: int, model: Any) -> tuple[Any, WorkLedger]:
+        stop = Stop()
+
+        def recall(content: Any, compute: Any) -> Any:
+            if ledger.computed == stop_after:
+                stop.signal = "SIGTERM"
+            return kept(content, compute)
+
+        with WorkLedger(tmp_path / "w.sqlite", stop) as ledger:
+            kept = ledger.about(model="m")
+            drawn = generate(model, tokenizer, prompts, Sampling(1.0, 0.9, 6), seed=3, batch_size=3, recall=recall)
+            logps = sequence_logps(model, rows(tokenizer), batch_size=3, recall=recall)
+            nats = text_nats(model, tokenizer, [WORDS, WORDS[:20]], window=7, batch_size=3, recall=recall)
+        return (drawn, logps, nats), ledger
+
+    plain = (
+        generate(model, tokenizer, prompts, Sampling(1.0, 0.9, 6), seed=3, batch_size=3),
+        sequence_logps(model, rows(tokenizer), batch_size=3),
+        text_nats(model, tokenizer, [WORDS, WORDS[:20]], window=7, batch_size=3),
     )
-    assert sorted(done) == list(range(len(prompts))) and checks == [0, 3, 6]
+    for _ in range(4):
+        with pytest.raises(Resumable):
+            all_of(2, Later(load))
+    found, ledger = all_of(99, Later(load))
+    assert found == plain, "bit by bit"
+    assert ledger.kept == 8 and ledger.computed > 0 and len(loads) == ledger.kept + ledger.computed
+    again, ledger = all_of(0, Later(lambda: pytest.fail("the model was loaded")))
+    assert again == plain and ledger.computed == 0
 
 
 @pytest.mark.parametrize("window", [4, 7, 512])

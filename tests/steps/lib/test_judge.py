@@ -1,7 +1,10 @@
 """The judge: both orders, strict verdicts, and answers that try to talk it round."""
 
 import logging
+import os
 import re
+import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 from openai_server import Act, Server, serve
 
-from steps.lib.errors import ConfigError, TeacherError
+from steps.lib.errors import ConfigError, Resumable, TeacherError
 from steps.lib.judge import Judge, JudgeConfig, JudgePrompt, Verdict, disarm, judge_externals, parse_verdict
 
 ITEMS = [("one", "I want a refund", "good answer", "bad answer"), ("two", "我要退货", "坏的 bad", "好的 good")]
@@ -82,6 +85,28 @@ def test_a_request_that_fails_is_failed_and_asked_again(tmp_path: Path) -> None:
         assert len(server.bodies) == before + 2
         assert judge(server, tmp_path).compare(ITEMS[:1])["one"].status == "first"
         assert len(server.bodies) == before + 2, "judged pairs are not paid for twice"
+
+
+@pytest.mark.fault
+def test_stopped_in_the_middle_it_gives_what_is_asked_a_grace_and_asks_nothing_twice(tmp_path: Path) -> None:
+    items = [(f"item {n}", f"I want a refund for {n}", f"good {n}", f"bad {n}") for n in range(20)]
+
+    def decide(number: int, body: dict[str, Any]) -> Act:
+        if number == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        act = says(pick_good)(number, body)
+        act.delay = 0.3
+        return act
+
+    with serve(decide) as server:
+        with pytest.raises(Resumable, match="SIGTERM"):
+            judge(server, tmp_path, concurrency=4).compare(items)
+        assert 10 <= len(server.bodies) <= 13, "what was in flight came to its end, and nothing was begun"
+        going_on = judge(server, tmp_path, concurrency=4)
+        verdicts = going_on.compare(items)
+        asked = Counter(body["messages"][-1]["content"] for body in server.bodies)
+    assert len(asked) == 40 and set(asked.values()) == {1}, "each order of each pair was asked once"
+    assert {verdict.status for verdict in verdicts.values()} == {"first"} and going_on.tally.answered < 31
 
 
 def test_a_judge_without_access_stops(tmp_path: Path) -> None:

@@ -1,13 +1,24 @@
-"""Rows and requests: nothing vanishes, nothing is asked twice."""
+"""Rows, requests and units of work: nothing vanishes, nothing is asked or computed twice, nothing damaged is believed."""
 
+import errno
+import json
+import logging
+import os
+import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from steps.lib.errors import DataError
-from steps.lib.ledger import Reply, RequestLedger, RowLedger
+from steps.lib.errors import ArtifactError, DataError, Resumable
+from steps.lib.ledger import Reply, RequestLedger, RowLedger, WorkLedger
+from steps.lib.runtime import Stop, storage_error
 
 CONTENT = {
     "model": "m",
@@ -72,3 +83,213 @@ def test_rows_survive_kill_9(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "r.sqlite")]).returncode == -9
     with RequestLedger(tmp_path / "r.sqlite") as ledger:
         assert len(ledger) == 50
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def filled(path: Path, rows: int, size: int = 1000) -> RequestLedger:
+    ledger = RequestLedger(path)
+    for number in range(rows):
+        ledger.put(str(number), Reply(f"{number} " * size))
+    return ledger
+
+
+def test_the_record_is_one_plain_file_with_every_row(tmp_path: Path) -> None:
+    """The working file keeps new rows beside it: a copy of it alone lacks them, and a reader of that would write files."""
+    (tmp_path / "record").mkdir()
+    record, copy = tmp_path / "record" / "requests.sqlite", tmp_path / "copy.sqlite"
+    with filled(tmp_path / "r.sqlite", 90, 20) as ledger:
+        copy.write_bytes((tmp_path / "r.sqlite").read_bytes())
+        record.write_bytes(b"of a run that was killed")
+        (tmp_path / "r.sqlite.copy").write_bytes(b"half of it")
+        ledger.save(record)
+        assert names(tmp_path) == ["copy.sqlite", "r.sqlite", "r.sqlite-shm", "r.sqlite-wal", "record"]
+    before = record.read_bytes()
+    with closing(sqlite3.connect(record)) as db:
+        assert db.execute("SELECT count(*) FROM requests").fetchone() == (90,)
+        assert names(tmp_path / "record") == ["requests.sqlite"], "a reader writes nothing beside it"
+    assert record.read_bytes() == before
+    with closing(sqlite3.connect(copy)) as db:
+        assert db.execute("SELECT count(*) FROM requests").fetchone()[0] < 90
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "harm", ["half", "a page", "100 bytes", "one byte", "header", "text", "other table", "old log"]
+)
+def test_a_damaged_ledger_is_set_aside_with_a_warning(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "r.sqlite"
+    filled(path, 50).__exit__(None, None, None)
+    whole = path.read_bytes()
+    if harm == "header":
+        path.write_bytes(bytes(100) + whole[100:])
+    elif harm == "text":
+        path.write_text("not a database\n" * 1000)
+    elif harm == "other table":
+        path.unlink()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE requests (key TEXT PRIMARY KEY, text TEXT)")
+    else:
+        lost = {"half": len(whole) // 2, "a page": 4096, "100 bytes": 100, "one byte": 1, "old log": 9000}[harm]
+        path.write_bytes(whole[:-lost])
+    if harm == "old log":  # of the damaged file; SQLite would read it into the new one
+        path.with_name("r.sqlite-wal").write_bytes(b"x" * 5000)
+    with caplog.at_level(logging.WARNING), RequestLedger(path, logging.getLogger("test")) as ledger:
+        assert len(ledger) == 0 and ledger.get("7") is None
+        ledger.put("7", Reply("again"))
+    assert "r.sqlite is damaged" in caplog.text and "set aside as damaged-r.sqlite-1" in caplog.text
+    assert "done again" in caplog.text
+    with RequestLedger(path) as ledger:
+        assert ledger.get("7") == Reply("again") and len(ledger) == 1
+    path.write_bytes(b"damaged again" * 1000)
+    RequestLedger(path).__exit__(None, None, None)
+    assert {"damaged-r.sqlite-1", "damaged-r.sqlite-2", "r.sqlite"} <= set(names(tmp_path))
+
+
+@pytest.mark.fault
+def test_a_flipped_byte_anywhere_is_never_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SQLite has no checksums. Every answer that comes back is one that was put, whatever byte changed."""
+    path = tmp_path / "r.sqlite"
+    filled(path, 12, 100).__exit__(None, None, None)
+    whole = path.read_bytes()
+    missing = 0
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        try:
+            with RequestLedger(path) as ledger:
+                found = {number: ledger.get(str(number)) for number in range(12)}
+        except ArtifactError as error:
+            assert "run again: it is set aside" in str(error)
+            continue
+        assert all(reply in (None, Reply(f"{number} " * 100)) for number, reply in found.items())
+        missing += list(found.values()).count(None)
+        for left in tmp_path.glob("damaged-*"):
+            left.unlink()
+    assert missing > 50, "most bytes are text"
+    assert "has other bytes than were written" in caplog.text
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_line(tmp_path: Path) -> None:
+    with RequestLedger(tmp_path / "r.sqlite") as ledger:
+        ledger.put("k", Reply("cut \ud83d, whole \ud83d\ude00 \U0001f600 \x00"))
+        assert ledger.get("k") == Reply("cut \ufffd, whole \U0001f600 \U0001f600 \x00")
+
+
+# --- the disk --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    if os.geteuid() or subprocess.run(words, check=False, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here: it takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("free", [0, 4096, 40_000, 400_000])
+def test_a_full_disk_is_said_so_and_loses_no_row(small_disk: Path, free: int) -> None:
+    (small_disk / "fill").write_bytes(bytes((2 << 20) - free))
+    put = -1
+    with pytest.raises(OSError) as caught, RequestLedger(small_disk / "r.sqlite") as ledger:
+        for put in range(1000):
+            ledger.put(str(put), Reply("x" * 1000))
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(small_disk / "r.sqlite")
+    assert "disk of" in str(storage_error(caught.value, small_disk))
+    (small_disk / "fill").unlink()
+    with RequestLedger(small_disk / "r.sqlite") as ledger:
+        assert len(ledger) == max(0, put)
+        ledger.put("more", Reply("y"))
+
+
+def test_a_table_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
+    with RequestLedger(tmp_path / "r.sqlite") as ledger, pytest.raises(OSError, match="No space left") as caught:
+        ledger.execute("PRAGMA max_page_count=5")
+        for number in range(100):
+            ledger.put(str(number), Reply("x" * 1000))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_place_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        RequestLedger(tmp_path / "nowhere" / "r.sqlite")
+    assert caught.value.errno == errno.EACCES and isinstance(caught.value.__cause__, sqlite3.OperationalError)
+
+
+# --- finished work ---------------------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(value=JSON)
+def test_a_unit_comes_back_bit_by_bit(value: object, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("units") / "w.sqlite"
+    with WorkLedger(path, Stop()) as ledger:
+        first = ledger.recall({"n": 1}, lambda: value)
+    with WorkLedger(path, Stop()) as ledger:
+        second = ledger.recall({"n": 1}, lambda: pytest.fail("computed again"))
+    assert json.dumps(first) == json.dumps(second) == json.dumps(value), "floats by their repr, which is exact"
+    assert first == second == value
+
+
+def test_units_are_told_apart_by_content_and_computed_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def compute(number: int) -> list[int]:
+        calls.append(number)
+        return [number]
+
+    for _ in range(2):
+        with WorkLedger(tmp_path / "w.sqlite", Stop()) as ledger:
+            one, two = ledger.about(model="a"), ledger.about(model="b")
+            assert [recall({"rows": [n]}, lambda n=n: compute(n)) for recall in (one, two) for n in (1, 2)] == [
+                [1],
+                [2],
+                [1],
+                [2],
+            ]
+    assert calls == [1, 2, 1, 2] and (ledger.computed, ledger.kept) == (0, 4)
+
+
+def test_a_stop_is_looked_at_before_each_unit_that_is_missing(tmp_path: Path) -> None:
+    stop = Stop()
+    with WorkLedger(tmp_path / "w.sqlite", stop) as ledger:
+        ledger.recall({"n": 1}, lambda: 1)
+        stop.signal = "SIGTERM"
+        assert ledger.recall({"n": 1}, lambda: 2) == 1, "what is there needs no time"
+        with pytest.raises(Resumable, match="SIGTERM"):
+            ledger.recall({"n": 2}, lambda: 2)
+
+
+@pytest.mark.fault
+def test_units_survive_kill_9_and_a_changed_one_is_computed_again(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from steps.lib.ledger import *\n"
+        "ledger = WorkLedger(Path(sys.argv[1]), Stop())\n"
+        "for n in range(9): ledger.recall({'n': n}, lambda: ['x' * 500, n] if n < 8 else os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    path = tmp_path / "w.sqlite"
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
+    with WorkLedger(path, Stop()) as ledger:
+        assert [ledger.recall({"n": n}, lambda n=n: n)[1] for n in range(8)] == list(range(8))
+        assert ledger.recall({"n": 8}, lambda: 8) == 8 and (ledger.computed, ledger.kept) == (1, 8)
+    path.write_bytes(path.read_bytes().replace(b"x" * 500 + b'", 3]', b"x" * 499 + b'y", 3]'))
+    with WorkLedger(path, Stop()) as ledger:
+        assert [ledger.recall({"n": n}, lambda: "again") == "again" for n in range(8)] == [n == 3 for n in range(8)]

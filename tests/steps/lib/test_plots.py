@@ -17,6 +17,12 @@ HISTORY = [
     for step in range(1, 80)
 ]
 VALUES = {"base": wilson(0, 60), "sft": wilson(55, 60)}
+NODES = [
+    ("clean", "clean/1a2b", "1,022 corpus, " + "x" * 80),
+    ("sft", "sft/3c4d", "421 <trained>"),
+    ("dpo", "dpo/5e6f", ""),
+]
+EDGES = [(0, 1), (0, 2), (1, 2)]
 ROWS = [
     ("clean · chats", 300, 250, {"near_copy": 30, "a": 5, "b": 5, "c": 4, "d": 3, "e": 2, "f": 1}),
     ("empty · x", 0, 0, {}),
@@ -29,6 +35,7 @@ def drawn() -> dict[str, str]:
         "reward": plots.reward_curve(HISTORY),
         "bars": plots.bars("Format <rate>", "格式率", "share", VALUES),
         "rows": plots.rows(ROWS),
+        "lineage": plots.lineage(NODES, EDGES),
     }
 
 
@@ -69,12 +76,30 @@ def test_values_and_titles_are_text(pages: dict[str, str]) -> None:
     for said in ("clean · chats", "250 / 300", "near_copy", "other reasons 其他原因", "kept 保留"):
         assert said in pages["rows"], said
     assert "empty" not in pages["rows"]
+    for said in ("Made from  来历", ">clean<", ">1a2b<", "421 &lt;trained&gt;", "1,022 corpus, xxx", "…"):
+        assert said in pages["lineage"], said
     assert "损失" in pages["loss"] and "last 末值 0.025" in pages["loss"]
     assert "accuracy 准确率" in pages["reward"]
 
 
+def test_every_edge_is_a_curve_and_long_ones_stand_out(pages: dict[str, str]) -> None:
+    import re
+
+    curves = re.findall(r'd="M (\S+) \S+\nC (\S+) \S+ \S+ \S+ (\S+) \S+\n"', pages["lineage"])
+    assert len(curves) == len(EDGES) and all(start == end for start, _, end in curves)
+    assert [float(out) < float(start) - 10 for start, out, _ in curves] == [False, True, False], (
+        "round the node between"
+    )
+
+
 def test_nothing_logged_is_no_plot() -> None:
-    assert plots.loss_curve("sft", []) == plots.reward_curve([{"step": 1, "loss": 0.1}]) == plots.rows([]) == ""
+    assert (
+        plots.loss_curve("sft", [])
+        == plots.reward_curve([{"step": 1, "loss": 0.1}])
+        == plots.rows([])
+        == plots.lineage([], [])
+        == ""
+    )
 
 
 def test_numbers_have_three_digits() -> None:

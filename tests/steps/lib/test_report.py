@@ -191,10 +191,39 @@ def test_every_part_is_shown(folder: Path) -> None:
             "我的保温杯漏水了",
             "教师是脚本规则",
             "2.13.0",
+            "466 candidates",
+            example_report.lineage()[4].key.partition("/")[2],
             "paired, Newcombe",
         ):
             assert part in text, (name, part)
-    assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1
+    assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1 + 1
+
+
+def test_lineage_stands_in_the_order_in_which_it_was_made(shown: Report, folder: Path) -> None:
+    steps = [node.step for node in shown.lineage]
+    assert steps == ["generate", "clean", "base", "pretrain", "sft", "pairs", "dpo"]
+    places = {node.key: place for place, node in enumerate(shown.lineage)}
+    edges = {(places[key], places[node.key]) for node in shown.lineage for key in node.inputs}
+    assert edges == {(0, 1), (1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5), (4, 6), (5, 6)}
+    assert all(re.fullmatch(r"[a-z]+/[0-9a-f]{12}", node.key) for node in shown.lineage)
+    text = (folder / "report.md").read_text()
+    sft, dpo = (node.key.replace("/", "_") for node in (shown.lineage[4], shown.lineage[6]))
+    assert f"  {sft} --> {dpo}\n" in text and text.count(" --> ") == 10 and "```mermaid\ngraph TD\n" in text
+
+
+def test_lineage_without_some_ancestors_or_with_any_order_is_the_same(shown: Report) -> None:
+    manifests = [
+        {"step": step, "key": f"{step}/{place:020}", "inputs": {"x": {"key": above}}, "rows": {"out": {}}}
+        for place, (step, above) in enumerate([("dpo", f"sft/{1:020}"), ("sft", f"base/{9:020}"), ("sft", "gone/1")])
+    ]
+    for order in (manifests, manifests[::-1]):
+        found = report.nodes(order)
+        assert [(node.step, node.inputs) for node in found] == [
+            ("sft", []),
+            ("sft", []),
+            ("dpo", [f"sft/{1:020}"[:16]]),
+        ]
+    assert report.nodes([]) == []
 
 
 def test_markdown_cannot_be_broken_by_an_answer(shown: Report, tmp_path: Path) -> None:
@@ -212,7 +241,9 @@ def test_a_small_report_is_a_report(tmp_path: Path) -> None:
         figures=[figures.measure(rows, SHARE, "base")],
     )
     report.write(small, tmp_path)
-    assert "Rule score" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Rule score" in page and 'class="graph"' not in page
+    assert "mermaid" not in (tmp_path / "report.md").read_text(), "a report without nodes has no graph"
 
 
 def test_what_is_not_a_report_is_refused(folder: Path, tmp_path: Path) -> None:

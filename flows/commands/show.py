@@ -1,0 +1,153 @@
+"""``prefline show``: an artifact's manifest for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from steps.lib.store import Artifact
+
+
+def show(
+    target: str, *overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None = None, json: bool = False
+) -> None:
+    """Show an artifact: folder, state, metrics, rows, inputs, files, and where and how it was made.
+
+    Parameters
+    ----------
+    target
+        A step (the one of this configuration), a key, or the start of a key such as sft/1a2b.
+    overrides
+        Changes on top of the files, such as dpo.beta=0.05.
+    profile
+        Machine and size: the name of a file in configs/profiles.
+    recipe
+        YAML files between the profile and the overrides.
+    json
+        The whole manifest as JSON, with folder, state and size.
+    """
+    from flows.commands.status import note
+    from flows.plan import opened, resolve
+    from steps.lib.errors import ArtifactError
+
+    config, store = opened(profile, recipe, overrides)
+    look = resolve(target, config, store)
+    artifact = look.artifact
+    if artifact is None:
+        raise ArtifactError(
+            f"artifact of {look.key or look.step} cannot be shown: got state {look.state}, because "
+            f"{note(look, store) or 'it was not built yet'}; build it (prefline step {look.step} --upstream), or see "
+            f"`prefline why {look.step}`"
+        )
+    if json:
+        import json as encoder
+
+        facts = {
+            "folder": str(artifact.path),
+            "state": look.state,
+            "code_changed": list(look.code),
+            "size": artifact.size,
+        }
+        print(encoder.dumps({**facts, **artifact.manifest}, ensure_ascii=False, indent=1))
+        return
+    import sys
+
+    from rich.console import Console
+
+    state = f"{look.state}: {', '.join(look.code)}" if look.code else f"{look.state} {look.reason}".strip()
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    _facts(console, artifact, state)
+    _inputs(console, artifact.manifest)
+    _figures(console, artifact.manifest)
+    _rows(console, artifact.manifest.get("rows", {}))
+    _files(console, artifact)
+
+
+def _facts(console: Console, artifact: Artifact, state: str) -> None:
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    manifest = artifact.manifest
+    versions = manifest.get("versions", {})
+    facts = {
+        "key": artifact.key,
+        "state": state,
+        "folder": str(artifact.path),
+        "digest": artifact.digest,
+        "size": f"{decimal(artifact.size)} in {len(manifest['files'])} files",
+        "built": " ".join(str(manifest[name]) for name in ("finished", "host") if manifest.get(name)),
+        "took": f"{manifest.get('seconds', 0):,.1f} s",
+        "tokens": f"{manifest.get('tokens', 0):,}",
+        "cost": f"{manifest.get('cost', 0):,.4f} USD",
+        "code": manifest.get("git", ""),
+        "versions": "  ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in facts.items():
+        if fact:
+            table.add_row(name, Text(fact))
+    console.print(table)
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", justify="right" if name in right else "left")
+    return table
+
+
+def _inputs(console: Console, manifest: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    if not manifest["inputs"]:
+        return
+    table = _table("input", "artifact", "digest")
+    for name, entry in manifest["inputs"].items():
+        table.add_row(Text(name), Text(entry["key"]), Text(entry["digest"][:12]))
+    console.print(table)
+
+
+def _figures(console: Console, manifest: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    if not manifest.get("metrics"):
+        return
+    table = _table("metric", "value", right=("value",))
+    for name, value in manifest["metrics"].items():
+        table.add_row(Text(str(name)), Text(str(value)))
+    console.print(table)
+
+
+def _rows(console: Console, rows: dict[str, Any]) -> None:
+    """In, out and dropped by reason."""
+    from rich.text import Text
+
+    if not any(rows.values()):
+        return
+    table = _table("rows", "kind", "count", right=("count",))
+    for word, name in (("in", "in"), ("out", "out")):
+        for kind, count in rows[name].items():
+            table.add_row(word, Text(kind), f"{count:,}")
+    for kind, reasons in rows["dropped"].items():
+        for reason, count in reasons.items():
+            table.add_row("dropped", Text(f"{kind}: {reason}"), f"{count:,}")
+    console.print(table)
+
+
+def _files(console: Console, artifact: Artifact) -> None:
+    from rich.filesize import decimal
+    from rich.text import Text
+
+    table = _table("file", "size", "sha256", right=("size",))
+    for name, facts in artifact.manifest["files"].items():
+        table.add_row(Text(name), decimal(facts["size"]), facts["sha256"][:12])
+    console.print(table)
