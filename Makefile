@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := bash
 
-.PHONY: help run test test-long test-gpu check format seeds browser clean
+.PHONY: help run test test-long test-gpu fault golden check format seeds browser clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +25,12 @@ test: $(VENV)/.installed-dev browser  ## every test that needs neither a GPU, a 
 
 test-long: $(VENV)/.installed-dev browser  ## the long ones, and those on the small real model (PREFLINE_SMOLLM2=DIR)
 	@$(BIN)/python -m pytest -rs -m "(long or smol) and not gpu" $(ARGS)
+
+fault: $(VENV)/.installed-dev  ## 200 random kills over all steps, each continued and compared; writes docs/faults.md (about half an hour)
+	@$(BIN)/python benchmarks/faults.py
+
+golden: $(VENV)/.installed-dev  ## write tests/golden.json anew, after a VERSION was raised
+	@PREFLINE_GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py
 
 test-gpu: $(VENV)/.installed-dev  ## the ones that need a GPU
 	@$(BIN)/python -m pytest -rs -m gpu $(ARGS)
