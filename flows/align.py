@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows import present
-from flows.engine import Plan
+from flows.engine import Outcome, Plan
 from flows.line import AlignConfig
-from flows.tasks import PrefectEngine
+from flows.tasks import PrefectEngine, failed
 from steps.lib.config import layers_of, load
+from steps.lib.errors import PreflineError
 
 Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 Step = Literal["generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "evaluate", "promote"]
@@ -30,7 +32,8 @@ def align(
     start: Step | None = None,
     until: Step | None = None,
     force: list[Step] = [],  # noqa: B006
-) -> list[dict[str, Any]]:
+    strict_code: bool = False,
+) -> list[Outcome] | State[Any]:
     """Teacher data to a gated model: generate, clean, pretrain, sft, pairs, dpo, evaluate, promote.
 
     Args:
@@ -41,17 +44,25 @@ def align(
         start: The first step to run; earlier ones must be in the store.
         until: The last step to run.
         force: Steps to build again although the store has them.
+        strict_code: Build steps again whose code changed since they were built.
     """
-    config = load(AlignConfig, layers_of(profile, [Path(recipe) for recipe in recipes]), overrides).value
-    plan = Plan.of(only, start, until, force)
-    engine = PrefectEngine(config, plan, group=f"{config.name}-{flow_run.get_id() or 'local'}")
-    present.configuration(config)
+    try:
+        config = load(AlignConfig, layers_of(profile, [Path(recipe) for recipe in recipes]), overrides).value
+        plan = Plan.of(only, start, until, force, strict_code)
+    except PreflineError as error:
+        return failed(error)
+    engine = PrefectEngine(
+        config, plan, group=f"{config.name}-{flow_run.get_id() or 'local'}", tags=(profile, config.name)
+    )
+    problem: PreflineError | None = None
+    engine.show(present.configuration, config, engine.tags)
     try:
         engine.run()
-    finally:
-        if engine.outcomes:
-            present.summary(engine.outcomes)
-    return [
-        {"step": o.step, "path": str(o.artifact.path), "cached": o.cached, "seconds": o.seconds}
-        for o in engine.outcomes
-    ]
+    except PreflineError as error:
+        problem = error
+    if engine.outcomes:
+        engine.show(present.summary, engine.outcomes)
+    engine.leave(problem)
+    if problem:
+        return failed(problem)
+    return engine.outcomes

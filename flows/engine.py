@@ -174,7 +174,7 @@ class Engine:
         if found and self.plan.strict_code and changed(spec.module.__name__, found.manifest.get("code", {})):
             return None
         holds = getattr(spec.module, "holds", None)
-        if found and holds and (reason := holds(spec.config, self.store.fetch(found).path)):
+        if found and holds and (reason := holds(spec.config, self.store.fetch(found, alone=True).path)):
             self.store.set_aside(found.key, reason)
             return None
         return found
@@ -295,7 +295,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _error(code: int, errors: Path, step: str) -> PreflineError:
     if code > 0 and (told := told_error(str(errors))):
-        return told
+        return Resumable(f"step {step} was {told}") if isinstance(told, Resumable) else told
     if -code in (signal.SIGTERM, signal.SIGINT):
         return Resumable(
             f"step {step} was stopped by {signal.Signals(-code).name}: its partial work is kept; "

@@ -63,7 +63,7 @@ def run(
     plan = Plan.of(only, start, until, force or (), strict_code)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    outcomes = None if _server() else from_store(config, plan)
+    outcomes = None if server_configured() else from_store(config, plan)
     if outcomes is None:
         words: dict[str, Any] = {
             "profile": profile,
@@ -96,7 +96,7 @@ WAY_OUT = (
 )
 
 
-def _server() -> bool:
+def server_configured() -> bool:
     """Whether a server is configured: environment, .env, prefect.toml, pyproject.toml or Prefect's profile.
 
     Only Prefect knows all of these places; the import takes a second and starts nothing.
@@ -140,7 +140,7 @@ def through_prefect(words: dict[str, Any]) -> list[Outcome]:
     from flows.align import align
     from flows.tasks import ServerGone
 
-    if not _server() and not prefect.settings.get_current_settings().server.ephemeral.enabled:
+    if not server_configured() and not prefect.settings.get_current_settings().server.ephemeral.enabled:
         raise PreflineError(
             "Prefect has no server: got no PREFECT_API_URL, because PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=false forbids one for "
             "this run alone; set PREFECT_API_URL, or run prefline step NAME --upstream, which needs no server"

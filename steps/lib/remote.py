@@ -80,8 +80,8 @@ class RemoteStore(Store):
             self._here.set_aside(key, f"another result of the same key counts, the one at {self.name}")
         return there
 
-    def fetch(self, artifact: Artifact) -> Artifact:
-        """Bring all bytes of an artifact and of its ancestors into the cache, each file proved by its digest.
+    def fetch(self, artifact: Artifact, *, alone: bool = False) -> Artifact:
+        """Bring all bytes of an artifact and (unless ``alone``) of its ancestors into the cache, each file proved by its digest.
 
         Raises:
             Damaged: one was damaged, and is set aside.
@@ -92,7 +92,7 @@ class RemoteStore(Store):
         with _clear():
             while waiting:
                 one = self._bring(waiting.pop())
-                for key in sorted({entry["key"] for entry in one.manifest["inputs"].values()} - done):
+                for key in () if alone else sorted({entry["key"] for entry in one.manifest["inputs"].values()} - done):
                     done.add(key)
                     found = self._here.find(key) or self._there(key)
                     if found is not None:

@@ -30,7 +30,7 @@ from steps.lib import runtime, tracking
 from steps.lib.code import closure
 from steps.lib.config import Section, key_view, load
 from steps.lib.digests import digest_text
-from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError, Resumable, TrainingError
+from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError, Resumable
 from steps.lib.ledger import RowLedger
 from steps.lib.locks import hold
 from steps.lib.place import FolderPlace

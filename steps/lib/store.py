@@ -117,8 +117,8 @@ class Store:
             self._set_file_aside(artifact, name)
         return artifact
 
-    def fetch(self, artifact: Artifact) -> Artifact:
-        """The artifact with its bytes, and those of its ancestors, on this machine: here they are already."""
+    def fetch(self, artifact: Artifact, *, alone: bool = False) -> Artifact:
+        """The artifact with its bytes, and (unless ``alone``) those of its ancestors, on this machine: here they are already."""
         return artifact
 
     def keep(self, artifact: Artifact, *, replace: bool = False) -> None:

@@ -13,14 +13,15 @@ import pytest
 from minimal import Line
 
 from flows.line import STEPS
-from steps.lib.errors import ConfigError
+from steps.lib.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.flow
 
 
 @pytest.fixture
-def line(built_line: Line, prefect_harness: None, tmp_path: Path) -> Line:
-    return built_line.copy(tmp_path / "line")
+def line(minimal_line: Line, prefect_harness: None, tmp_path: Path) -> Line:
+    copied: Line = minimal_line.copy(tmp_path / "line")
+    return copied
 
 
 def align(line: Line, *overrides: str, **words: Any) -> Any:
@@ -30,28 +31,27 @@ def align(line: Line, *overrides: str, **words: Any) -> Any:
     return flow(profile="cpu-tiny", overrides=list(overrides), recipes=[str(line.recipe)], return_state=True, **words)
 
 
-def task_states(state: Any) -> dict[str, str]:
-    """Task -> name of its state, as the server knows them."""
+def task_runs(state: Any) -> dict[str, Any]:
+    """Step -> task run, as the server knows it."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    async def read() -> dict[str, str]:
+    async def read() -> Any:
         async with get_client() as client:
-            runs = await client.read_task_runs(
+            return await client.read_task_runs(
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
             )
-        return {run.name: str(run.state_name) for run in runs}
 
     deadline = time.monotonic() + 20
     while True:  # task states travel as events: the server can lag
         found = asyncio.run(read())
-        if not {"Running", "Pending"} & set(found.values()) or time.monotonic() > deadline:
-            return {name.rpartition("-")[0] or name: value for name, value in found.items()}
+        if not {"Running", "Pending"} & {run.state_name for run in found} or time.monotonic() > deadline:
+            return {run.name.rpartition("-")[0]: run for run in found}
         time.sleep(0.3)
 
 
 def step_states(state: Any) -> dict[str, str]:
-    return {name: value for name, value in task_states(state).items() if name in STEPS}
+    return {name: str(run.state_name) for name, run in task_runs(state).items() if name in STEPS}
 
 
 def artifact_texts(state: Any) -> dict[str, str]:
@@ -69,50 +69,105 @@ def artifact_texts(state: Any) -> dict[str, str]:
     return {str(artifact.key): str(artifact.data) for artifact in asyncio.run(read())}
 
 
+def flow_tags(state: Any) -> set[str]:
+    from prefect.client.orchestration import get_client
+
+    async def read() -> Any:
+        async with get_client() as client:
+            return await client.read_flow_run(state.state_details.flow_run_id)
+
+    return set(asyncio.run(read()).tags)
+
+
+def log_lines(state: Any) -> list[str]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    async def read() -> Any:
+        async with get_client() as client:
+            return await client.read_logs(
+                log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+            )
+
+    return [line.message for line in asyncio.run(read())]
+
+
 def built(state: Any) -> list[str]:
-    return [outcome["step"] for outcome in state.result() if not outcome["cached"]]
+    return [outcome.step for outcome in state.result() if not outcome.cached]
 
 
 def test_built_then_cached_then_only_what_was_lost(line: Line) -> None:
-    """Three runs: the store lacks clean, dpo and promote; it has all; sft's folder was deleted, record and all."""
+    """Three runs: the store lacks generate, clean and promote; it has all; one is damaged and one is gone."""
     store = line.folder / "store"
-    for step in ("clean", "dpo", "promote"):
+    for step in ("generate", "clean", "promote"):
         shutil.rmtree(store / step)
     first = align(line)
-    assert first.is_completed() and built(first) == ["clean", "dpo", "promote"]
-    assert step_states(first) == dict.fromkeys(STEPS, "Completed")
+    assert first.is_completed() and built(first) == ["generate", "clean", "promote"]
+    states = step_states(first)
+    assert [step for step in STEPS if states[step] == "Completed"] == built(first)
+    assert set(states.values()) == {"Completed", "Cached"}
     shown = artifact_texts(first)
     assert json.loads(shown["configuration"].strip().removeprefix("```json").removesuffix("```"))["name"] == "minimal"
-    assert "| dpo | built |" in shown["align-report"] and "| sft | Cached |" in shown["align-report"]
+    assert "| clean | built |" in shown["align-report"] and "| sft | Cached |" in shown["align-report"]
     assert "Strict format" in shown["align-report"], "the evaluation's report"
-    assert len(list(store.glob("*/*/prefect.json"))) == 9, "each record lies in the artifact's folder"
 
     start = time.perf_counter()
     second = align(line)
     assert step_states(second) == dict.fromkeys(STEPS, "Cached") and built(second) == []
     assert time.perf_counter() - start < 20
+    assert set(artifact_texts(second)) == {"configuration", "align-report"}, "a cached step costs no call"
 
     shutil.rmtree(store / "generate")
-    [sft] = store.glob("sft/[!.]*")
-    weights = sft / "adapter" / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:10])
+    [clean] = store.glob("clean/[!.]*")
+    (clean / "chats.parquet").write_bytes((clean / "chats.parquet").read_bytes()[:10])
     third = align(line)
-    assert built(third) == ["generate", "sft"]
-    states = step_states(third)
-    assert [step for step in STEPS if states[step] == "Completed"] == ["generate", "sft"], (
-        "Prefect's own record is not believed"
-    )
-    assert set(states.values()) == {"Completed", "Cached"}
+    assert built(third) == ["generate", "clean"], "what Prefect remembers of earlier runs is not believed"
+    assert not list(store.rglob("prefect.json"))
 
 
-def test_a_broken_record_of_prefect_changes_nothing(line: Line) -> None:
-    """Written anew from the store; the artifact is as it was."""
-    first = align(line, until="base")
-    assert first.is_completed() and built(first) == []
-    for record in (line.folder / "store").glob("*/*/prefect.json"):
-        record.write_text('{"metadata": {"stor')
-    assert built(align(line, until="base")) == []
-    assert set(step_states(align(line, until="base")).values()) == {"Cached"}
+def test_a_task_run_says_what_it_is_and_what_it_built(line: Line) -> None:
+    """Name with a short key, tags, edges of the graph, the step's artifact, and its log."""
+    state = align(line, "clean.answers_per_prompt=2", until="clean")
+    runs = task_runs(state)
+    [generate, clean] = state.result()
+    assert runs["clean"].name == clean.artifact.key.replace("/", "-")[: len("clean-") + 8]
+    assert set(runs["clean"].tags) == {"clean", "cpu-tiny", "minimal"}
+    assert flow_tags(state) == {"cpu-tiny", "minimal"}
+    assert {one.id for one in runs["clean"].task_inputs["upstream"]} == {runs["generate"].id}
+    assert runs["generate"].state.message == f"{generate.artifact.key} is in the store"
+    text = artifact_texts(state)["clean"]
+    assert clean.artifact.key in text and f"`{clean.artifact.path}`" in text
+    metric, value = next(iter(clean.artifact.manifest["metrics"].items()))
+    assert f"| {metric} | {value}"[:20] in text
+    kind, count = next(iter(clean.artifact.manifest["rows"]["out"].items()))
+    assert f"| out | {kind} | {count} |" in text
+    deadline = time.monotonic() + 20
+    while not any(text.startswith("clean: ") for text in log_lines(state)):
+        assert time.monotonic() < deadline, "the step's own lines are in the run's log"
+        time.sleep(0.3)
+
+
+def test_the_evaluations_artifact_links_its_report(line: Line) -> None:
+    from flows.present import facts
+
+    outcome = align(line, until="evaluate").result()[-1]
+    assert f"[report.html]({(outcome.artifact.path / 'report.html').as_uri()})" in facts(outcome.artifact)
+
+
+def test_nothing_of_prefect_is_written_to_a_read_only_store(line: Line) -> None:
+    folders = [path for path in (line.folder / "store").rglob("*") if path.is_dir()]
+    before = {path: path.stat().st_mtime_ns for path in folders if path.name != ".runs"}
+    assert built(align(line)) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_step_that_another_process_builds_meanwhile_is_cached(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look finds nothing; the step's own look, under the lock, does."""
+    from flows.tasks import PrefectEngine
+
+    monkeypatch.setattr(PrefectEngine, "find", lambda self, spec: None)
+    state = align(line, until="generate")
+    assert built(state) == [] and step_states(state) == {"generate": "Cached"}
 
 
 def test_a_change_runs_what_is_behind_it(line: Line) -> None:
@@ -127,15 +182,15 @@ def test_wrong_overrides_fail_at_once_with_every_problem(line: Line) -> None:
     with pytest.raises(ConfigError) as error:
         state.result()
     assert "dpo.betta" in str(error.value) and "sft.lora.rank" in str(error.value)
-    assert not task_states(state)
+    assert not task_runs(state)
 
 
 def test_a_failing_step_fails_the_run_with_its_message_and_the_table_stays(line: Line) -> None:
     state = align(line, "clean.min_rows.chats=500")
     assert state.is_failed()
-    with pytest.raises(Exception, match="500"):
+    with pytest.raises(DataError, match="500"):
         state.result()
-    assert step_states(state) == {"generate": "Completed", "clean": "Failed"} or step_states(state)["clean"] == "Failed"
+    assert step_states(state) == {"generate": "Cached", "clean": "Failed"}
     assert "| generate | Cached |" in artifact_texts(state)["align-report"]
 
 
@@ -143,7 +198,20 @@ def test_the_form_has_a_description_of_every_field() -> None:
     from flows.align import align as flow
 
     properties = flow.parameters.properties
-    assert set(properties) == {"profile", "overrides", "recipes", "only", "start", "until", "force"}
+    assert set(properties) == {"profile", "overrides", "recipes", "only", "start", "until", "force", "strict_code"}
     assert all(field.get("description") for field in properties.values())
     names = {path.stem for path in (Path("configs") / "profiles").glob("*.yaml")}
     assert set(properties["profile"]["enum"]) == names, "every profile can be chosen"
+
+
+def test_a_burst_of_lines_is_thinned_and_its_end_is_kept() -> None:
+    from flows.tasks import Lines
+
+    said: list[str] = []
+    lines = Lines(said.append, echo=False)
+    for number in range(1000):
+        lines(f"line {number}")
+    assert said == [f"line {number}" for number in range(Lines.BURST)]
+    lines.close()
+    assert said[Lines.BURST] == "(770 lines left out here; all are in record/log.jsonl of the artifact)"
+    assert said[-30:] == [f"line {number}" for number in range(970, 1000)]
