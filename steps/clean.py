@@ -3,6 +3,9 @@
 Order: schema, characters, exact duplicates, language and filters, copies of held-out rows, near-copies, split.
 docs/cleaning.md lists the reason codes.
 
+Reading, characters and filters run in shards of rows; each finished shard, and each finished pass over all rows of a kind, is
+kept, and a killed run goes on behind it.
+
 Reads: ``candidates``/candidates.parquet (Candidate), the configured sources, the task file.
 Writes: corpus.parquet, general.parquet (Text); chats.parquet (Chat); pairs.parquet (Pair); heldout_domain.parquet,
   heldout_general.parquet (Text); heldout_prompts.parquet (Prompt); heldout_pairs.parquet (Pair); dropped.parquet
@@ -17,21 +20,36 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from steps.lib.config import Neutral, Section
+from steps.lib.config import Neutral, Section, key_view
+from steps.lib.digests import digest_file
 from steps.lib.errors import ConfigError, DataError
-from steps.lib.quality import Filters, normalise
-from steps.lib.rows import Candidate, Chat, Dropped, Message, Pair, Prompt, Text, by_id, read_parquet, write_parquet
+from steps.lib.ledger import Recall, WorkLedger
+from steps.lib.quality import Filters, Finding, normalise
+from steps.lib.rows import (
+    Candidate,
+    Chat,
+    Dropped,
+    Message,
+    Pair,
+    Prompt,
+    Text,
+    by_id,
+    read_parquet,
+    write_parquet,
+)
 from steps.lib.rules import Task
-from steps.lib.sieve import Sieve, distinct, split, whole
+from steps.lib.runtime import stop_signals
+from steps.lib.shards import Shard, judge, set_aside, shards, taken
+from steps.lib.sieve import Sieve, copies, distinct, surplus, whole
 from steps.lib.sources import Opened, Source, digest, open_sources
 from steps.lib.step import Context, Metrics, main
-from steps.lib.store import digest_file
 
 VERSION = "1"
 RECORDS = ("dropped.parquet",)
@@ -117,6 +135,8 @@ class CleanConfig(Section):
     """Rules of the task that a candidate must keep to become a chat; a rule that does not apply is kept."""
     allowed_flags: list[str] = ["repaired", "cost_estimated"]
     """Flags of ``generate`` with which a candidate may still become a chat; any other drops it."""
+    shard_rows: Annotated[int, Neutral] = Field(default=20_000, ge=1)
+    """Rows that are read, repaired and judged at a time; a killed run repeats at most one such shard."""
 
     @model_validator(mode="after")
     def _own_names(self) -> Self:
@@ -149,7 +169,7 @@ def externals(config: CleanConfig) -> dict[str, str]:
     digests, problems = {}, []
     for kind, source, _ in config.asked():
         try:
-            digests[f"{kind}/{source.name}"] = digest(source)
+            digests[f"{kind}/{source.name}"] = _content(source)
         except DataError as error:
             problems.append(str(error))
     if config.task:
@@ -168,44 +188,20 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
     Raises:
         DataError: a bad file, a held-out source without a row, or a kind with too few rows left.
         ConfigError: a rule name the task does not have.
+        Resumable: SIGTERM or SIGINT; what is finished is kept.
     """
     task = Task.read(config.task) if config.task else None
-    sieve = Sieve("clean")
-    rows: dict[str, list[Any]] = {name: [] for name in (*KINDS, *(held for _, held, _, _ in KINDS.values()))}
-    asked = config.asked()
-    opened = open_sources([(source, kind) for _, source, kind in asked])
-    for (kind, _, _), source in zip(asked, opened, strict=True):
-        rows[kind] += _read(kind, source, sieve, context)
-    if candidates is not None:
-        rows["chats"] += _chats_of(candidates / "candidates.parquet", task, config, sieve, context)
-
-    for kind in (held for _, held, _, _ in KINDS.values()):
-        rows[kind] = sieve.exact(kind, distinct(rows[kind]))
-        if not rows[kind] and any(name == kind for name, _, _ in asked):
-            raise DataError(
-                f"{kind} has no row left: got {sieve.counts(kind)}, because a held-out set that is "
-                "configured must not be empty; mend its sources, or take them out"
-            )
-    heldout = [row for _, held, _, _ in KINDS.values() for row in rows[held]]
-
-    cut: dict[str, list[Any]] = {}
-    near = config.near_duplicate
-    copies = {"domain": near.corpus, "general": near.general, "chats": near.chats, "pairs": near.pairs}
-    for kind, (_, held, _, _) in context.progress(KINDS.items(), "clean", len(KINDS)):
-        kept = sieve.exact(kind, distinct(rows[kind]))
-        kept = sieve.filter(kind, kept, config.filters)
-        kept = sieve.guard(kind, kept, heldout, config.near_heldout)
-        kept = sieve.near_copies(kind, kept, copies[kind])
-        if kind == "chats":
-            kept = sieve.at_most(kind, kept, config.answers_per_prompt)
-        if config.heldout.share and not rows[held]:
-            kept, cut[kind] = split(kept, config.heldout.share, config.heldout.group)
-        rows[kind] = kept
-    _hold_out(cut, rows, config, sieve)
-
+    with stop_signals() as stop, WorkLedger(context.resume / "work.sqlite", stop, context.log) as ledger:
+        sieve = Sieve("clean", ledger.about(step="clean", version=VERSION))
+        rows, findings = _read_all(config, candidates, task, sieve, context)
+        cut = _pass_all(config, rows, findings, sieve, context)
+        _hold_out(cut, rows, config, sieve)
+        stop.check()
+    context.log.info("%d shards and passes done, %d were done before", ledger.computed, ledger.kept)
     _enough(rows, config, candidates is not None, sieve)
     flows = {"candidates": ["candidates"]}
-    values: dict[str, float | int | str] = {}
+    units = ledger.computed + ledger.kept
+    values: dict[str, float | int | str] = {"units": units, "units_from_ledger": ledger.kept}
     for kind, (file, held, trained, kept_out) in KINDS.items():
         by_id(rows[kind])
         write_parquet(out / f"{file}.parquet", rows[kind], trained)
@@ -225,44 +221,149 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
     return Metrics(values=values, rows=sieve.ledger)
 
 
-def _read(kind: str, source: Opened[Any], sieve: Sieve, context: Context) -> list[Any]:
-    """Rows of one source."""
+def _read_all(
+    config: CleanConfig, candidates: Path | None, task: Task | None, sieve: Sieve, context: Context
+) -> tuple[dict[str, list[Any]], dict[str, list[Finding | None]]]:
+    """Kind -> rows of all its sources, repaired; kind -> for each of these rows, the filter it fails."""
+    rows: dict[str, list[Any]] = {name: [] for name in (*KINDS, *(held for _, held, _, _ in KINDS.values()))}
+    findings: dict[str, list[Finding | None]] = {name: [] for name in rows}
+
+    def take(counted: str, kind: str, found: Iterable[Shard[Any]]) -> None:
+        for shard in found:
+            sieve.add(counted, shard)
+            rows[kind] += shard.rows
+            findings[kind] += shard.findings
+
+    asked = config.asked()
+    opened = open_sources([(source, kind) for _, source, kind in asked])
+    for (kind, _, _), source in zip(asked, opened, strict=True):
+        take(kind, kind, _source(kind, source, config, sieve.recall, context))
+    if candidates is not None:
+        before = len(rows["chats"])
+        take("candidates", "chats", _candidates(candidates / "candidates.parquet", task, config, sieve.recall, context))
+        sieve.ledger.gave("candidates", len(rows["chats"]) - before)
+        sieve.ledger.took("chats", len(rows["chats"]) - before)
+    return rows, findings
+
+
+def _source(
+    kind: str, source: Opened[Any], config: CleanConfig, recall: Recall, context: Context
+) -> Iterable[Shard[Any]]:
+    """One source in shards. Held-out rows are judged by no filter."""
     context.log.info("%s: %s", kind, source)
-    return sieve.take(kind, context.progress(source, f"read {source.source.name}", None))
+    filters = config.filters if kind in KINDS else None
+    facts = {
+        "source": key_view(source.source),
+        "kind": source.kind.__name__,
+        "content": _content(source.source),
+        "layout": source.layout,
+        "filters": key_view(filters) if filters else None,
+    }
+    return shards(
+        lambda skip, ids: context.progress(source.behind(skip, ids), f"read {source.source.name}", None),
+        config.shard_rows,
+        partial(taken, step="clean", filters=filters),
+        source.kind,
+        facts,
+        recall,
+    )
 
 
-def _chats_of(path: Path, task: Task | None, config: CleanConfig, sieve: Sieve, context: Context) -> list[Chat]:
-    """Candidates that kept the rules, as chats: the task's short system line, the prompt, the answer."""
-    chats: list[Chat] = []
-    systems = {str(lang): line for lang, line in task.student_system.items()} if task else {}
+def _candidates(
+    path: Path, task: Task | None, config: CleanConfig, recall: Recall, context: Context
+) -> Iterable[Shard[Chat]]:
+    """Candidates that kept the rules, as chats, in shards."""
     rules = set(task.check("", "")) if task else set()
     if task and (unknown := sorted(set(config.check_rules) - rules)):
         raise ConfigError(
             f"clean.check_rules names {', '.join(unknown)}: got no such rule in {config.task}; "
             f"it has {', '.join(sorted(rules))}"
         )
-    for row in context.progress(read_parquet(path, Candidate), "candidates", None):
-        sieve.ledger.took("candidates")
+    facts = {
+        "candidates": digest_file(path),
+        "task": digest_file(config.task) if config.task else None,
+        "check_rules": config.check_rules,
+        "allowed_flags": config.allowed_flags,
+        "filters": key_view(config.filters),
+    }
+    return shards(
+        lambda skip, ids: context.progress(read_parquet(path, Candidate)[skip:], "candidates", None),
+        config.shard_rows,
+        partial(_chats_of, task=task, config=config),
+        Chat,
+        facts,
+        recall,
+    )
+
+
+def _chats_of(rows: Iterable[Candidate], *, task: Task | None, config: CleanConfig) -> Shard[Chat]:
+    """The task's short system line, the prompt, the answer; what broke a rule is dropped."""
+    shard = Shard[Chat]()
+    systems = {str(lang): line for lang, line in task.student_system.items()} if task else {}
+
+    def drop(row: Candidate, reason: str, detail: str) -> None:
+        shard.dropped.append((set_aside("clean", row, reason, detail), 1))
+
+    for row in rows:
         prompt, answer = normalise(row.prompt), normalise(row.answer)
         flags = [flag for flag in row.flags if flag not in config.allowed_flags]
         kept = task.check(prompt, answer) if task else {}
         broken = [name for name in config.check_rules if kept.get(name) is False]
         system = systems.get(row.lang) if task else ""
         if flags:
-            sieve.drop("candidates", row, flags[0], f"flags of generate: {', '.join(row.flags)}")
+            drop(row, flags[0], f"flags of generate: {', '.join(row.flags)}")
         elif not prompt or not answer:
-            sieve.drop("candidates", row, "empty", "no prompt" if not prompt else "no answer")
+            drop(row, "empty", "no prompt" if not prompt else "no answer")
         elif broken:
-            sieve.drop("candidates", row, f"rule:{broken[0]}", f"rules of the task broken: {', '.join(broken)}")
+            drop(row, f"rule:{broken[0]}", f"rules of the task broken: {', '.join(broken)}")
         elif system is None:
-            sieve.drop("candidates", row, "wrong_language", f"the task has no system line for {row.lang}")
+            drop(row, "wrong_language", f"the task has no system line for {row.lang}")
         else:
             turns = [Message(role="system", content=system)] if system else []
             turns += [Message(role="user", content=prompt), Message(role="assistant", content=answer)]
-            chats.append(Chat(id=row.id, lang=row.lang, source=row.source or row.teacher, messages=turns))
-    sieve.ledger.gave("candidates", len(chats))
-    sieve.ledger.took("chats", len(chats))
-    return chats
+            chat = Chat(id=row.id, lang=row.lang, source=row.source or row.teacher, messages=turns)
+            shard.keep(chat, judge(chat, config.filters))
+    return shard
+
+
+def _pass_all(
+    config: CleanConfig,
+    rows: dict[str, list[Any]],
+    findings: Mapping[str, Sequence[Finding | None]],
+    sieve: Sieve,
+    context: Context,
+) -> dict[str, list[Any]]:
+    """The passes over all rows of a kind; what the share sets aside comes back."""
+    for kind in (held for _, held, _, _ in KINDS.values()):
+        own = distinct(rows[kind])
+        rows[kind] = sieve.sift(kind, own, copies(own))
+        if not rows[kind] and any(name == kind for name, _, _ in config.asked()):
+            raise DataError(
+                f"{kind} has no row left: got {sieve.counts(kind)}, because a held-out set that is "
+                "configured must not be empty; mend its sources, or take them out"
+            )
+    heldout = [row for _, held, _, _ in KINDS.values() for row in rows[held]]
+
+    cut: dict[str, list[Any]] = {}
+    near = config.near_duplicate
+    limits = {"domain": near.corpus, "general": near.general, "chats": near.chats, "pairs": near.pairs}
+    for kind, (_, held, _, _) in context.progress(KINDS.items(), "clean", len(KINDS)):
+        kept = distinct(rows[kind])
+        failed = {number: finding for number, finding in enumerate(findings[kind]) if finding}
+        kept = sieve.sift(kind, kept, copies(kept), failed)
+        kept = sieve.guard(kind, kept, heldout, config.near_heldout)
+        kept = sieve.near_copies(kind, kept, limits[kind])
+        if kind == "chats" and config.answers_per_prompt is not None:
+            kept = sieve.sift(kind, kept, surplus(kept, config.answers_per_prompt))
+        if config.heldout.share and not rows[held]:
+            kept, cut[kind] = sieve.split(kept, config.heldout.share, config.heldout.group)
+        rows[kind] = kept
+    return cut
+
+
+def _content(source: Source) -> str:
+    """Content of a source, and how it is read: the ending of a file's name says that."""
+    return digest(source) + (source.path.suffix.lower() if source.path else "")
 
 
 def _hold_out(cut: Mapping[str, Sequence[Any]], rows: dict[str, list[Any]], config: CleanConfig, sieve: Sieve) -> None:

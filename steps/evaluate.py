@@ -4,6 +4,7 @@ Reads:  base, pretrained, sft, dpo: models (the same base is loaded once, adapte
 Writes: ``items.parquet`` (one row a model, suite and item), ``report.json``, ``report.md``, ``report.html``.
 Source: bits per byte; verifiable rules (IFEval, 2311.07911); implicit reward (DPO, 2305.18290, equation 5); paired intervals by
         cluster (Miller 2024, 2411.00640).
+Resume: every scored batch is kept the moment it is done; a model whose batches are all there is not even loaded.
 Run:    python -m steps.evaluate --config FILE --base DIR --sft DIR --dpo DIR --heldout DIR --out DIR
 """
 
@@ -11,20 +12,23 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from steps.lib import evals, figures, models, report, runtime
+from steps.lib import evals, figures, history, inference, models, report, runtime
 from steps.lib.config import Section
+from steps.lib.digests import digest_text
 from steps.lib.evals import Heldout, Limits
 from steps.lib.figures import Comparison, Figure, Item
+from steps.lib.ledger import WorkLedger
 from steps.lib.models import Precision
 from steps.lib.step import Context, Metrics, main
-from steps.lib.store import digest_folder, digest_text, lineage
+from steps.lib.store import lineage
 
-VERSION = "1"
+VERSION = "2"
 COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"))
 
 
@@ -58,22 +62,31 @@ def run(
     out: Path,
     context: Context,
 ) -> Metrics:
-    """Score every model, derive the figures, write the report."""
-    runtime.seed_torch(context.seed)
+    """Score every model, derive the figures, write the report.
+
+    Raises:
+        DataError: nothing is held out.
+        Resumable: SIGTERM or SIGINT; the batches so far are kept.
+    """
     chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo})
     suites = Heldout.read(heldout, config.limit)
     limits = Limits(config.max_tokens, config.window, config.batch_size)
     timer = runtime.Timer()
-    items: list[Item] = []
-    for name, model, tokenizer in context.progress(_loaded(config, chain), "models", len(chain)):
-        items += evals.score_model(name, model, tokenizer, suites, limits, seed=context.seed)
-        context.log.info("%s scored on %d items", name, sum(item.model == name for item in items))
+    with (
+        runtime.stop_signals() as stop,
+        WorkLedger(context.resume / "batches.sqlite", stop, context.log) as ledger,
+    ):
+        runtime.seed_torch(context.seed)
+        items = _scored(config, chain, suites, limits, ledger, context)
+        stop.check()
+    metrics = Metrics()
+    metrics.values |= {"batches": ledger.computed + ledger.kept, "batches_from_ledger": ledger.kept}
     if "dpo" in chain and "sft" in chain:
         items = evals.add_implicit(items, "dpo", "sft")
     figures.write_items(out / "items.parquet", items)
     found = _report(config, chain, heldout, suites, items, limits, context.seed)
     report.write(found, out)
-    metrics = Metrics(tokens=sum(item.n_out for item in items if item.suite == "prompts"))
+    metrics.tokens = sum(item.n_out for item in items if item.suite == "prompts")
     metrics.values["scoring_seconds"] = round(timer.seconds, 2)
     metrics.values |= {f"{f.name}/{f.model}": round(f.interval.value, 4) for f in found.figures}
     for suite in ("domain", "general", "prompts", "pairs"):
@@ -95,33 +108,63 @@ def _distinct(chain: dict[str, Path | None]) -> dict[str, Path]:
     return found
 
 
-def _loaded(config: EvaluateConfig, chain: dict[str, Path]) -> Any:
-    """(name, model, tokenizer) of each stage; a base is loaded once, and adapters are switched on it."""
-    from peft import PeftModel
+def _scored(
+    config: EvaluateConfig,
+    chain: dict[str, Path],
+    suites: Heldout,
+    limits: Limits,
+    ledger: WorkLedger,
+    context: Context,
+) -> list[Item]:
+    """The items of every model, batch by batch."""
+    load, conditions = _Models(config.precision), inference.conditions(config.precision)
+    items: list[Item] = []
+    for name, artifact in context.progress(chain.items(), "models", len(chain)):
+        kept = ledger.kept
+        tokenizer = models.load_tokenizer(models.model_folder(artifact))
+        recall = ledger.about(model=inference.identity(artifact), **conditions)
+        model = inference.Later(partial(load, name, artifact))
+        new = evals.score_model(name, model, tokenizer, suites, limits, seed=context.seed, recall=recall)
+        context.log.info("%s scored on %d items; %d batches were done before", name, len(new), ledger.kept - kept)
+        items += new
+    return items
 
-    folder: Path | None = None
-    model: Any = None
-    tokenizer: Any = None
-    for name, artifact in chain.items():
-        if models.model_folder(artifact) != folder:
-            folder = models.model_folder(artifact)
-            model, tokenizer = models.load_model(folder, config.precision), models.load_tokenizer(folder)
-        if not (artifact / "adapter").exists():
-            yield name, model, tokenizer
-            continue
-        models.check_base(artifact)
-        if isinstance(model, PeftModel):
-            model.load_adapter(artifact / "adapter", adapter_name=name, use_safetensors=True)
-            model.set_adapter(name)
-        else:
-            model = PeftModel.from_pretrained(model, artifact / "adapter", adapter_name=name, use_safetensors=True)
-        yield name, model, tokenizer
 
+class _Models:
+    """Loads the models of a chain when they are needed: a base once, and adapters are switched on it."""
 
-def _digest(artifact: Path) -> str:
-    """Identity of a model: base and adapter weights, tokenizer, template."""
-    own = digest_folder(artifact / "adapter", ("*.safetensors",)) if (artifact / "adapter").exists() else ""
-    return digest_text(models.model_digest(models.model_folder(artifact)) + own)
+    def __init__(self, precision: Precision) -> None:
+        self._precision = precision
+        self._folder: Path | None = None
+        self._model: Any = None
+        self._name = ""
+        self._adapters: set[str] = set()
+
+    def __call__(self, name: str, artifact: Path) -> Any:
+        """The model called ``name``, ready to be run until another one is asked for."""
+        if name == self._name:
+            return self._model
+        folder, adapter = models.model_folder(artifact), artifact / "adapter"
+        if folder != self._folder or (self._adapters and not adapter.exists()):
+            self._model = None  # two bases at once may not fit
+            self._model, self._folder, self._adapters = models.load_model(folder, self._precision), folder, set()
+        if adapter.exists():
+            self._switch(name, artifact)
+        self._name = name
+        return self._model
+
+    def _switch(self, name: str, artifact: Path) -> None:
+        from peft import PeftModel
+
+        if name not in self._adapters:
+            models.check_base(artifact)
+            found = {"adapter_name": name, "use_safetensors": True}
+            if self._adapters:
+                self._model.load_adapter(artifact / "adapter", **found)
+            else:
+                self._model = PeftModel.from_pretrained(self._model, artifact / "adapter", **found)
+            self._adapters.add(name)
+        self._model.set_adapter(name)
 
 
 def _report(
@@ -133,14 +176,16 @@ def _report(
     limits: Limits,
     seed: int,
 ) -> report.Report:
-    manifests = {m["step"]: m for folder in (*chain.values(), heldout) for m in lineage(folder)}
+    behind = {m["key"]: m for folder in (*chain.values(), heldout) for m in lineage(folder)}
+    manifests = {m["step"]: m for m in behind.values()}
     taken, compared = _figures(chain, items)
     return report.Report(
         title=config.title,
         seed=seed,
         facts=_facts(config, suites),
         models=[
-            report.ModelCard(name=name, digest=_digest(folder), chain=_stages(folder)) for name, folder in chain.items()
+            report.ModelCard(name=name, digest=inference.identity(folder), chain=_stages(folder))
+            for name, folder in chain.items()
         ],
         figures=taken,
         comparisons=compared,
@@ -158,12 +203,11 @@ def _report(
             for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo")
             if step in manifests and manifests[step]["rows"]["in"]
         ],
-        histories=_histories(chain, heldout, manifests),
+        lineage=report.nodes(behind.values()),
+        histories=_histories(heldout, manifests),
         teachers=_teachers(manifests),
         fingerprint=_fingerprint(suites, items, limits),
-        notes=[f"Only the first {config.limit} items of each suite were scored (evaluate.limit)."]
-        if config.limit
-        else [],
+        notes=_notes(config, suites, items),
     )
 
 
@@ -220,15 +264,14 @@ def _samples(config: EvaluateConfig, suites: Heldout, items: list[Item], names: 
     return shown
 
 
-def _histories(chain: dict[str, Path], heldout: Path, manifests: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Loss curves of every training step that lies in the same store."""
+def _histories(heldout: Path, manifests: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Loss curves of every training step that lies in the same store, thinned to what a plot can show."""
     root = heldout.resolve().parent.parent
     result: dict[str, list[dict[str, Any]]] = {}
     for step in ("base", "pretrain", "sft", "dpo"):
         path = root / manifests[step]["key"] / "record" / "history.jsonl" if step in manifests else None
         if path and path.exists():
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            result[step] = [{k: v for k, v in line.items() if not k.endswith("time")} for line in lines]
+            result[step] = history.thin(history.read(path))
     return result
 
 

@@ -17,7 +17,7 @@ Run:  python -m steps.generate --config generate.yaml --out DIR
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from steps.lib.step import Context, Metrics, main
 from steps.lib.teacher import ScriptedTeacherConfig, Teacher, assign, identities, open_client
 
 VERSION = "1"
+RECORDS = ("dropped.parquet",)
 
 Flag = Literal["truncated", "empty", "unparsed", "schema", "refusal", "think_tag"]
 
@@ -89,9 +90,14 @@ def externals(config: GenerateConfig) -> dict[str, str]:
     """Content of the prompt sources, the prompt file and the teachers."""
     return {
         "prompt file": PromptFile.read(config.prompt_file).digest(),
-        **{f"source {source.name}": digest(source) for source in config.prompts},
+        **{f"source {source.name}": _content(source) for source in config.prompts},
         **identities(config.teachers),
     }
+
+
+def _content(source: Source) -> str:
+    """Content of a source, and how it is read: the ending of a file's name says that."""
+    return digest(source) + (source.path.suffix.lower() if source.path else "")
 
 
 def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
@@ -132,13 +138,15 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
         name: (client, [slot.request for slot in slots if slot.teacher == name]) for name, client in clients.items()
     }
     tallies: dict[str, Tally] = {}
-    path = context.resume / "requests.sqlite"
-    with stop_signals() as stop, RequestLedger(path) as ledger:
+    with stop_signals() as stop, RequestLedger(context.resume / "requests.sqlite", context.log) as ledger:
         held = sum(ledger.get(slot.request.key) is not None for slot in slots)
         for _ in context.progress(ask(work, ledger, stop, context.log, tallies), "asking", len(slots) - held):
             pass
         replies = {slot.request.key: ledger.get(slot.request.key) for slot in slots}
         failures = ledger.failures()
+        (out / "record").mkdir(exist_ok=True)
+        ledger.save(out / "record" / "requests.sqlite")
+        stop.check()
     _check_failures(config, slots, replies, failures)
     candidates: list[Candidate] = []
     for slot in slots:
@@ -159,10 +167,8 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
         )
     write_parquet(out / "candidates.parquet", candidates, Candidate)
     write_parquet(out / "dropped.parquet", dropped, Dropped)
-    (out / "record").mkdir(exist_ok=True)
-    shutil.copyfile(path, out / "record" / "requests.sqlite")
     fewer = len({slot.prompt.id for slot in slots if slot.fewer})
-    _measure(metrics, tallies, candidates, fewer)
+    _measure(metrics, tallies, slots, replies, candidates, fewer)
     if fewer:
         context.log.info("%d prompts were shown fewer examples than shots says", fewer)
     context.log.info(
@@ -264,25 +270,36 @@ def _count(metrics: Metrics, wanted: int, candidates: list[Candidate], dropped: 
     metrics.rows.balance({"answers": ["candidates"]})
 
 
-def _measure(metrics: Metrics, tallies: dict[str, Tally], candidates: list[Candidate], fewer: int) -> None:
+def _measure(
+    metrics: Metrics,
+    tallies: dict[str, Tally],
+    slots: list[_Slot],
+    replies: dict[str, Reply | None],
+    candidates: list[Candidate],
+    fewer: int,
+) -> None:
+    """Requests are counted for this run alone; tokens and seconds for all answers, whichever run asked for them."""
     values: dict[str, float | int | str] = {}
     for name, tally in tallies.items():
+        keys = {slot.request.key for slot in slots if slot.teacher == name}
+        answers = [reply for key in keys if (reply := replies[key])]
+        tokens = sum(reply.tokens_in for reply in answers), sum(reply.tokens_out for reply in answers)
         values |= {
             f"{name}/requests": tally.requests,
             f"{name}/from_ledger": tally.from_ledger,
             f"{name}/answered": tally.answered,
             f"{name}/failed": tally.failed.total(),
             f"{name}/attempts": tally.attempts,
-            f"{name}/tokens_in": tally.tokens_in,
-            f"{name}/tokens_out": tally.tokens_out,
-            f"{name}/seconds": round(tally.seconds, 3),
+            f"{name}/tokens_in": tokens[0],
+            f"{name}/tokens_out": tokens[1],
+            f"{name}/seconds": round(math.fsum(reply.seconds for reply in answers), 3),
             f"{name}/candidates": sum(row.teacher == name for row in candidates),
         }
+        metrics.tokens += sum(tokens)
     for flag, count in sorted(Counter(flag for row in candidates for flag in row.flags).items()):
         values[f"flags/{flag}"] = count
     values["prompts_with_fewer_examples"] = fewer
     metrics.values |= values
-    metrics.tokens = sum(tally.tokens_in + tally.tokens_out for tally in tallies.values())
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.rows import Candidate, Chat, Dropped, Message, Pair, read_parquet, write_parquet
 from steps.lib.rules import Task
 from steps.lib.step import Context, Metrics, main
-from steps.lib.store import digest_folder
 
 VERSION = "1"
 
@@ -143,19 +142,15 @@ def _user(row: Chat) -> str:
 def _sample(
     config: PairsConfig, policy: Path, chats: list[Chat], out: Path, context: Context, metrics: Metrics
 ) -> list[list[Reply]]:
-    """``samples`` answers a prompt, in the prompts' order. What is in the ledger is not sampled again."""
+    """``samples`` answers a prompt, in the prompts' order.
+
+    A batch whose answers are all in the ledger is not sampled again; one that was cut off is drawn again, the same.
+    """
     runtime.seed_torch(context.seed)
     tokenizer = models.load_tokenizer(models.model_folder(policy))
     prompts = [chat.encode_prompt(tokenizer, row.messages[:-1]) for row in chats]
-    identity = {
-        "policy": models.Chain.read(policy).model_dump(),
-        "adapter": digest_folder(policy / "adapter", ("*.safetensors",)),
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "max_tokens": config.max_tokens,
-        "batch": config.batch_size,
-    }
     drawing = inference.Sampling(config.temperature, config.top_p, config.max_tokens)
+    identity = {"policy": inference.identity(policy), **inference.conditions("auto"), **vars(drawing)}
     jobs = [
         (sample, batch)
         for sample in range(config.samples)
@@ -164,11 +159,12 @@ def _sample(
     answers: list[list[Reply | None]] = [[None] * config.samples for _ in chats]
     timer = runtime.Timer()
     model: Any = None
-    with runtime.stop_signals() as stop, RequestLedger(context.resume / "samples.sqlite") as ledger:
+    with runtime.stop_signals() as stop, RequestLedger(context.resume / "samples.sqlite", context.log) as ledger:
         for sample, batch in context.progress(jobs, "sampling", len(jobs)):
             stop.check()
             seed = inference.seed_of(context.seed, sample)
-            keys = [RequestLedger.key(**identity, prompt=prompts[i], seed=seed) for i in batch]
+            drawn = RequestLedger.key(**identity, prompts=[prompts[i] for i in batch], seed=seed)
+            keys = [RequestLedger.key(batch=drawn, place=place) for place in range(len(batch))]
             known = [ledger.get(key) for key in keys]
             if not all(known):
                 model = model or models.load_merged(policy)
@@ -181,6 +177,7 @@ def _sample(
                     ledger.put(key, reply, source=chats[i].id)
             for i, reply in zip(batch, known, strict=True):
                 answers[i][sample] = reply
+        stop.check()
     done = [[reply for reply in row if reply is not None] for row in answers]
     metrics.tokens += sum(reply.tokens_out for row in done for reply in row)
     metrics.values["sampling_seconds"] = round(timer.seconds, 2)

@@ -5,6 +5,7 @@ Reads:  policy (dpo): ``adapter/`` and ``chain.json``, or ``model/``; report (ev
 Writes: ``verdict.json``, ``record/registry.json``; the registry (a new version always, the alias only on ``promote``).
 Source: paired, clustered differences, arXiv 2411.00640; one primary and non-inferiority guards as in the
         intersection-union test, Berger 1982. Figures are derived from the items, never from rounded numbers.
+Resume: a version is its content, and the alias moves at most once: whatever was done before a kill is found and not done again.
 Run:    python -m steps.promote --config FILE --policy DIR --report DIR --out DIR
 """
 
@@ -12,22 +13,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from steps.lib import figures
 from steps.lib import report as reports
 from steps.lib.config import Neutral, Section
+from steps.lib.digests import digest_text
 from steps.lib.errors import DataError
 from steps.lib.figures import Item, Measure, Plain
 from steps.lib.registry import Registry, Version
 from steps.lib.report import Report
+from steps.lib.runtime import stop_signals
 from steps.lib.stats import Interval
 from steps.lib.step import Context, Metrics, main
-from steps.lib.store import Artifact, digest_text
+from steps.lib.store import Artifact
 
 VERSION = "1"
 EVAL_REPORT, EVAL_ITEMS = "eval/report.json", "eval/items.jsonl.zst"
@@ -101,19 +104,28 @@ class Verdict(Plain):
 
 
 def externals(config: PromoteConfig, inputs: Mapping[str, str]) -> dict[str, str]:
-    """The champion this policy meets: the one before this very policy, so that a second run has the same key."""
-    champion = _incumbent(Registry(config.registry), config.name, inputs["policy"])
-    return {"champion": champion.facts["policy"] if champion else "none"}
+    """What the registry adds to the verdict.
+
+    It is the champion that this policy meets, with its evaluation: the one before this very policy, so that a second run has the
+    same key; and whether this policy with this report was rolled back.
+    """
+    registry = Registry(config.registry)
+    champion = _incumbent(registry, config.name, inputs["policy"])
+    found = {"champion": champion.digest if champion else "none"}
+    gone = registry.history(config.name).rolled_back()
+    if _registered(registry, config.name, gone, inputs["policy"], inputs["report"]):
+        found["rolled back"] = "yes"
+    return found
 
 
 def holds(config: PromoteConfig, folder: Path) -> str | None:
     """Why a cached verdict no longer holds; None while the registry shows it, or a person's rollback since."""
     verdict = Verdict.model_validate_json((folder / "verdict.json").read_text(encoding="utf-8"))
     registry = Registry(config.registry)
-    version = _registered(registry, config.name, verdict)
+    history = registry.history(config.name)
+    version = _registered(registry, config.name, history.registered(), verdict.policy, verdict.report)
     if version is None:
         return f"registry {config.registry} has no version of model {config.name} with this policy and report"
-    history = registry.history(config.name)
     settled = {history.aliases().get("champion"), *history.rolled_back()}
     if verdict.verdict == "promote" and version not in settled:
         return f"alias champion of model {config.name} is not at {version}"
@@ -121,39 +133,34 @@ def holds(config: PromoteConfig, folder: Path) -> str | None:
 
 
 def run(config: PromoteConfig, *, policy: Path, report: Path, out: Path, context: Context) -> Metrics:
-    """Decide, register, and move the alias if the verdict is ``promote``."""
+    """Decide, register, and move the alias if the verdict is ``promote``.
+
+    Raises:
+        DataError: the report cannot be read.
+        ArtifactError: the registry is damaged, or another run moved the alias meanwhile.
+        Resumable: SIGTERM or SIGINT before anything was registered; later ones do not keep this from its end.
+    """
     registry = Registry(config.registry)
     before = registry.history(config.name)
     current = before.aliases().get("champion")
     candidate, evidence = Artifact.read(policy).digest, Artifact.read(report)
     shown, items = reports.read(report), figures.read_items(report / "items.parquet")
     verdict = _decide(config, candidate, evidence, shown, items, _incumbent(registry, config.name, candidate))
-
-    staged = _stage(policy, shown, items, context.resume / "version")
     facts = {"policy": candidate, "report": evidence.digest, "model": verdict.candidate, "base": _base(policy)}
-    version = registry.register(config.name, staged, facts=facts)
-    if verdict.verdict == "promote" and version.name in before.rolled_back():
-        verdict = verdict.model_copy(
-            update={
-                "verdict": "inconclusive",
-                "reasons": [*verdict.reasons, "it was rolled back before; only a person may promote it again"],
-            }
-        )
-    text = verdict.model_dump_json(indent=1) + "\n"
-    (out / "verdict.json").write_text(text, encoding="utf-8")
-    if verdict.verdict == "promote" and current != version.name:
-        registry.promote(
-            config.name, version.name, expected=current, verdict_digest=digest_text(text), reason=verdict.reasons[0]
-        )
-    _record(
-        out,
-        {
-            "version": version.name,
-            "verdict_digest": digest_text(text),
-            "champion_before": current,
-            "champion": registry.history(config.name).aliases().get("champion"),
-        },
-    )
+    with stop_signals() as stop:
+        staged = _stage(policy, shown, items, context.resume / "version")
+        stop.check()
+        version = registry.register(config.name, staged, facts=facts)
+        if verdict.verdict == "promote" and version.name in before.rolled_back():
+            reason = "it was rolled back before; only a person may promote it again"
+            verdict = verdict.model_copy(update={"verdict": "inconclusive", "reasons": [*verdict.reasons, reason]})
+        text = verdict.model_dump_json(indent=1) + "\n"
+        (out / "verdict.json").write_text(text, encoding="utf-8")
+        if verdict.verdict == "promote" and current != version.name:
+            registry.promote(
+                config.name, version.name, expected=current, verdict_digest=digest_text(text), reason=verdict.reasons[0]
+            )
+        _record(out, registry, config.name, version.name, digest_text(text))
     context.log.info("verdict %s for %s against %s", verdict.verdict, version.name, verdict.against)
     for reason in verdict.reasons:
         context.log.info("%s", reason)
@@ -292,11 +299,12 @@ def _incumbent(registry: Registry, name: str, policy: str) -> Version | None:
     return registry.resolve(name, version) if version else None
 
 
-def _registered(registry: Registry, name: str, verdict: Verdict) -> str | None:
-    for version in registry.history(name).registered():
+def _registered(registry: Registry, name: str, versions: Iterable[str], policy: str, report: str) -> str | None:
+    """The one of some versions that has this policy with this report, by their digests."""
+    for version in versions:
         if (registry.root / name / "versions" / version).is_dir():
             facts = registry.resolve(name, version).facts
-            if (facts["policy"], facts["report"]) == (verdict.policy, verdict.report):
+            if (facts["policy"], facts["report"]) == (policy, report):
                 return version
     return None
 
@@ -310,7 +318,7 @@ def _foreign(champion: Version, shown: Report) -> list[str]:
     if not differing:
         return []
     return [
-        f"champion {champion.name} was scored under another fingerprint: got other {', '.join(differing)}, because "
+        f"champion {champion.facts['policy'][:12]} was scored under another fingerprint: got other {', '.join(differing)}, because "
         "the evaluation changed since; evaluate the champion's own policy with these settings and register that"
     ]
 
@@ -347,7 +355,16 @@ def _base(policy: Path) -> str:
     return str(json.loads(path.read_text(encoding="utf-8")).get("base", "")) if path.exists() else ""
 
 
-def _record(out: Path, facts: Mapping[str, Any]) -> None:
+def _record(out: Path, registry: Registry, name: str, version: str, verdict_digest: str) -> None:
+    """Where the version came to lie, and which one it replaced (when this run, or one that was killed, moved the alias)."""
+    history = registry.history(name)
+    champion = history.aliases().get("champion")
+    facts = {
+        "version": version,
+        "verdict_digest": verdict_digest,
+        "champion_before": history.replaced(version) if champion == version else champion,
+        "champion": champion,
+    }
     (out / "record").mkdir(exist_ok=True)
     (out / "record" / "registry.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 

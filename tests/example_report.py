@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from steps.lib import figures
 from steps.lib.figures import Comparison, Figure, Item, Measure
-from steps.lib.report import ModelCard, Report, Sample, StepRows
+from steps.lib.report import ModelCard, Node, Report, Sample, StepRows, nodes
 
 CHAIN = ("base", "pretrained", "sft", "dpo")
 MEASURES = [
@@ -122,6 +123,28 @@ def items(n: int = 80, seed: int = 0) -> list[Item]:
     return found
 
 
+def lineage() -> list[Node]:
+    """The nodes of a whole line, from manifests as a store has them."""
+    made = {
+        "generate": ([], {"candidates": 466}),
+        "clean": (
+            ["generate"],
+            {"corpus": 1022, "general": 181, "chats": 421, "pairs": 80, "held-out prompts": 60, "held-out pairs": 40},
+        ),
+        "base": (["clean"], {"trained": 181}),
+        "pretrain": (["base", "clean"], {"trained": 1203}),
+        "sft": (["pretrain", "clean"], {"trained": 421}),
+        "pairs": (["sft", "clean"], {"prompts paired": 134, "imported pairs": 80}),
+        "dpo": (["sft", "pairs"], {"trained": 214}),
+    }
+    keys = {step: f"{step}/{hashlib.sha256(step.encode()).hexdigest()[:20]}" for step in made}
+    manifests = [
+        {"step": step, "key": keys[step], "inputs": {one: {"key": keys[one]} for one in above}, "rows": {"out": out}}
+        for step, (above, out) in made.items()
+    ]
+    return nodes(manifests)
+
+
 def report(rows: list[Item]) -> Report:
     """The report over ``rows``, with every part filled."""
     shown: list[Figure] = [figures.measure(rows, what, model) for what in MEASURES for model in CHAIN]
@@ -213,6 +236,7 @@ def report(rows: list[Item]) -> Report:
                 dropped={"prompts": {"tie": 70, "all_wrong": 16}},
             ),
         ],
+        lineage=lineage(),
         histories={"pretrain": line, "sft": short, "dpo": reward},
         teachers=["scripted desk"],
         fingerprint={

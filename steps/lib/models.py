@@ -141,7 +141,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def hub_identity(path_or_id: str, revision: str | None = None) -> str:
-    """Content identity of a checkpoint for keys: the digest of a folder's files, or the hub's commit (offline, the cached one's)."""
+    """Content identity of a checkpoint for keys: the digest of a folder's files, or the hub's commit (offline: the cached one)."""
     if Path(path_or_id).is_dir():
         return model_digest(check_folder(Path(path_or_id)))
     from huggingface_hub import HfApi

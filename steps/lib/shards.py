@@ -30,6 +30,8 @@ class Shard(Generic[R]):
     """For each of the rows, the filter it fails."""
     dropped: list[tuple[Dropped, int]] = field(default_factory=list)
     """What could not be taken, and how many rows each stands for."""
+    ids: list[str] = field(default_factory=list)
+    """Ids of the rows that were read; none where the source needs none to go on."""
 
     def keep(self, row: R, finding: Finding | None) -> None:
         """Take a row."""
@@ -42,6 +44,7 @@ class Shard(Generic[R]):
             "rows": [row.model_dump() for row in self.rows],
             "findings": self.findings,
             "dropped": [(row.model_dump(), count) for row, count in self.dropped],
+            "ids": self.ids,
         }
 
     @classmethod
@@ -51,11 +54,12 @@ class Shard(Generic[R]):
             [kind.model_validate(row) for row in value["rows"]],
             [(finding[0], finding[1]) if finding else None for finding in value["findings"]],
             [(Dropped.model_validate(row), count) for row, count in value["dropped"]],
+            value["ids"],
         )
 
 
 def shards(
-    rows: Callable[[], Iterable[T]],
+    rows: Callable[[int, list[str]], Iterable[T]],
     size: int,
     work: Callable[[Iterable[T]], Shard[R]],
     kind: type[R],
@@ -65,7 +69,7 @@ def shards(
     """A source in shards of ``size`` rows, in order.
 
     Args:
-        rows: opens the source; not called while finished shards are there.
+        rows: opens the source behind so many rows, which had these ids; not called while finished shards are there.
         size: rows of a shard.
         work: what is done to the rows of one shard; it looks at each row alone.
         kind: type of the rows that come out.
@@ -73,20 +77,24 @@ def shards(
         recall: keeps finished shards.
     """
     reader: Iterator[T] | None = None
-    place = 0
+    place, ids = 0, list[str]()
 
     def compute(start: int) -> dict[str, Any]:
         nonlocal reader, place
-        reader = iter(rows()) if reader is None else reader
+        if reader is None:
+            reader, place = iter(rows(start, ids)), start
         taken = list(itertools.islice(reader, start - place, start - place + size))
         place = start + len(taken)
         return {"last": len(taken) < size, **work(taken).dump()}
 
     for start in itertools.count(0, size):
         value = recall({**facts, "from": start, "to": start + size}, functools.partial(compute, start))
-        yield Shard.load(value, kind)
+        shard = Shard.load(value, kind)
+        yield shard
         if value["last"]:
             return
+        if reader is None:
+            ids += shard.ids
 
 
 def taken(rows: Iterable[R | Rejected], step: str, filters: Filters | None) -> Shard[R]:
@@ -100,6 +108,7 @@ def taken(rows: Iterable[R | Rejected], step: str, filters: Filters | None) -> S
         if isinstance(row, Rejected):
             shard.dropped.append((row.dropped(step), row.count))
             continue
+        shard.ids.append(row.id)
         clean = repaired(row)
         if all(texts_of(clean)):
             shard.keep(clean, judge(clean, filters) if filters else None)

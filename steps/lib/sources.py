@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
@@ -112,12 +112,18 @@ class Opened(Generic[R]):
 
     def __iter__(self) -> Iterator[R | Rejected]:
         """Rows in the order of the file. Ids are unique inside the source."""
-        source, seen, taken, rest = self.source, set[str](), 0, 0
+        return self.behind(0, ())
+
+    def behind(self, skip: int, ids: Iterable[str]) -> Iterator[R | Rejected]:
+        """What comes behind the first ``skip`` rows, which had these ids; those are parsed, but not made again."""
+        source, seen, taken, rest = self.source, set(ids), 0, 0
         for line, record in _records(source):
             if source.limit is not None and taken == source.limit:
                 rest += 1
                 continue
             taken += 1
+            if taken <= skip:
+                continue
             try:
                 row = self._row(line, record)
                 if row.id in seen:
@@ -127,7 +133,7 @@ class Opened(Generic[R]):
             except Bad as bad:
                 raw = record.raw if isinstance(record, formats.Unreadable) else record
                 yield Rejected(source.name, source.where, line, bad.field, bad.reason, bad.detail, _json(raw))
-        if rest:
+        if rest and skip <= taken:
             detail = f"{rest} rows after the first {source.limit} were not taken"
             yield Rejected(source.name, source.where, taken + 1, "", "limit", detail, "{}", rest)
 

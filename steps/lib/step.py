@@ -337,12 +337,9 @@ def _under_torchrun(name: str, processes: int, argv: Sequence[str]) -> None:
             child.wait()
         raise
     if code:
-        file = os.environ.get(ERROR_FILE)
-        said = Path(file).read_text() if file and Path(file).exists() else ""
-        raise TrainingError(
-            said
-            or f"step {name} failed under torchrun: got exit code {code}, because of the error above; running again "
-            "goes on from the last checkpoint"
+        raise told_error() or PreflineError(
+            f"step {name} failed under torchrun: got exit code {code}, because of the error above; running again goes on from "
+            "the last checkpoint"
         )
 
 

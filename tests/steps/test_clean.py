@@ -1,22 +1,31 @@
 import hashlib
 import json
 import logging
+import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cuts
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from steps import clean
 from steps.clean import CleanConfig
+from steps.lib import shards as sharding
 from steps.lib.config import key_view
 from steps.lib.dedup import near_to
-from steps.lib.errors import ConfigError, DataError
+from steps.lib.digests import digest_file
+from steps.lib.errors import ConfigError, DataError, Resumable
+from steps.lib.ledger import WorkLedger
 from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, read_parquet, write_parquet
+from steps.lib.shards import Shard, shards
 from steps.lib.sieve import fold
 from steps.lib.step import Context, Metrics
+from steps.lib.store import Artifact, seal
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -355,3 +364,233 @@ def test_real_data_is_counted_in_and_out(tmp_path: Path) -> None:
         assert all(found[name] for name in names)
     assert len(found["dropped"]) == sum(sum(reasons.values()) for reasons in counted["dropped"].values())
     assert counted["dropped"]["chats"]["identity"] >= 10
+
+
+# --- shards and resuming ---------------------------------------------------------------------------------------------
+
+
+@given(
+    words=st.lists(st.sampled_from(["a", "b", "bad", "c"]), max_size=40),
+    size=st.integers(1, 12),
+    dead=st.integers(0, 8),
+    lost=st.sets(st.integers(0, 20)),
+)
+def test_any_size_of_shards_and_any_stop_give_the_same_rows(
+    words: list[str], size: int, dead: int, lost: set[int]
+) -> None:
+    """``shards`` alone: bad words are dropped; a run dies before shard ``dead``, a second goes on; then some shards are lost."""
+    kept: dict[str, Any] = {}
+    opened: list[int] = []
+    worked: list[str] = []
+
+    def rows(skip: int, ids: list[str]) -> Iterator[str]:
+        opened.append(1)
+        yield from words[skip:]
+
+    def work(some: Iterable[str]) -> Shard[Text]:
+        shard = Shard[Text]()
+        for word in some:
+            worked.append(word)
+            row = Text(id=f"{len(worked)}", text=word)
+            if word == "bad":
+                shard.dropped.append((sharding.set_aside("clean", row, "bad", ""), 1))
+            else:
+                shard.keep(row, ("is_c", "") if word == "c" else None)
+        return shard
+
+    def recall(content: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        key = json.dumps(content)
+        if key not in kept:
+            if len(kept) == limit:
+                raise Resumable("killed")
+            kept[key] = json.dumps(compute())
+        return json.loads(kept[key])
+
+    for limit in (dead, 10**6):  # noqa: B007  # recall reads it
+        try:
+            found = list(shards(rows, size, work, Text, {}, recall))
+        except Resumable:
+            continue
+    assert [row.text for shard in found for row in shard.rows] == [word for word in words if word != "bad"]
+    assert [one for shard in found for one in shard.findings] == [
+        ("is_c", "") if word == "c" else None for word in words if word != "bad"
+    ]
+    assert sum(len(shard.dropped) for shard in found) == words.count("bad")
+    assert worked == words and len(opened) <= 2, "no row was worked on twice"
+    whole = list(shards(rows, size, work, Text, {}, recall))
+    assert worked == words and len(opened) <= 2 and len(whole) == len(words) // size + 1
+    for number, key in enumerate(list(kept)):
+        if number in lost:
+            del kept[key]
+    again = list(shards(rows, size, work, Text, {}, recall))
+    assert [[row.text for row in shard.rows] for shard in again] == [
+        [row.text for row in shard.rows] for shard in whole
+    ]
+    done_again = [word for n in sorted(lost) for word in words[n * size : (n + 1) * size]]
+    assert worked == words + done_again
+
+
+def mixed(tmp_path: Path) -> dict[str, Any]:
+    """Every kind of row, good and bad, from candidates, several sources and a share."""
+    config = share_config(tmp_path, range(14))
+    bad = [
+        '{"text',
+        {"id": "1", "text": "Hi."},
+        {"id": "1", "text": story(900)},
+        {"text": "\u200b"},
+        {"id": "0", "text": story(1)},
+    ]
+    config["domain"] += [
+        source(tmp_path, "bad", bad),
+        {**source(tmp_path, "cut", [{"text": story(n)} for n in range(50, 60)]), "limit": 7},
+    ]
+    config["general"] = [source(tmp_path, "plain", [{"text": story(n)} for n in range(200, 209)])]
+    config["heldout"] = {"share": 0.3, "general": [source(tmp_path, "held", [{"text": story(203).upper()}])]}
+    return config  # fmt: skip
+
+
+def answers() -> list[Candidate]:
+    good = [candidate(number, json.dumps({"reply": story(300 + number, 6)})) for number in range(5)]
+    return [
+        *good,
+        candidate(7, '{"reply": "cut'),
+        candidate(8, "{}", "truncated"),
+        good[0].model_copy(update={"id": "d"}),
+    ]
+
+
+def work_in(out: Path, config: dict[str, Any], folder: Path | None = None) -> tuple[dict[str, bytes], Metrics]:
+    """Run the step in ``out``, with what is kept there already; every file it wrote, and its metrics."""
+    (out / ".resume").mkdir(parents=True, exist_ok=True)
+    context = Context(log=logging.getLogger("clean"), seed=0, resume=out / ".resume", progress=plain, track=track)
+    metrics = clean.run(CleanConfig.model_validate(config), candidates=folder, out=out, context=context)
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file()}, metrics
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> Path:
+    folder = tmp_path / "generated"
+    folder.mkdir()
+    write_parquet(folder / "candidates.parquet", answers(), Candidate)
+    return folder
+
+
+def test_the_size_of_a_shard_changes_no_byte(tmp_path: Path, task: Path, generated: Path) -> None:
+    config = {**mixed(tmp_path), "task": task}
+    files, metrics = work_in(tmp_path / "whole", config, generated)
+    assert len(files) == len(FILES) + 1 and len({row.reason for row in _dropped(tmp_path / "whole")}) >= 8
+    for size in (1, 2, 3, 7, 14, 1000):
+        again, more = work_in(tmp_path / f"by-{size}", {**config, "shard_rows": size}, generated)
+        assert again == files and more.rows.dump() == metrics.rows.dump()
+        differ = {name for name, value in more.values.items() if value != metrics.values[name]}
+        assert differ <= {"units"} and (size > 14 or differ)
+    assert key_view(CleanConfig.model_validate({"shard_rows": 3})) == key_view(CleanConfig())
+
+
+def _dropped(out: Path) -> list[Dropped]:
+    return read_parquet(out / "dropped.parquet", Dropped)
+
+
+def test_stopped_after_some_units_it_computes_only_the_others(
+    tmp_path: Path, task: Path, generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**mixed(tmp_path), "task": task, "shard_rows": 5}
+    files, metrics = work_in(tmp_path / "whole", config, generated)
+    total = int(metrics.values["units"])
+    assert total > 25 and metrics.values["units_from_ledger"] == 0
+    real = WorkLedger.recall
+
+    def stopping(self: WorkLedger, content: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        if self.computed == limit:
+            raise Resumable("stopped")
+        return real(self, content, compute)
+
+    for limit in range(0, total, 4):
+        with monkeypatch.context() as patch, pytest.raises(Resumable):
+            patch.setattr(WorkLedger, "recall", stopping)
+            work_in(tmp_path / str(limit), config, generated)
+        again, more = work_in(tmp_path / str(limit), config, generated)
+        assert again == files and more.values == {**metrics.values, "units_from_ledger": limit}
+
+
+@pytest.mark.parametrize("change", ["filters", "source", "suffix", "lang", "task", "rules", "guard", "near", "share"])
+def test_nothing_stale_is_taken_from_a_folder_that_was_used_for_something_else(
+    tmp_path: Path, task: Path, generated: Path, change: str
+) -> None:
+    config = {**mixed(tmp_path), "task": task, "shard_rows": 5}
+    before, _ = work_in(tmp_path / "out", config, generated)
+    if change == "filters":
+        config["filters"] = {"text_min_chars": 1, "word_ratio": None}
+    elif change == "source":
+        config["domain"][0] = source(tmp_path, "d", [{"text": story(number)} for number in range(700, 720)])
+    elif change == "suffix":
+        config["general"][0]["path"] = (tmp_path / "plain.jsonl").rename(tmp_path / "plain.txt")
+    elif change == "lang":
+        config["general"][0]["lang"] = "other"
+    elif change == "task":
+        task.write_text(task.read_text().replace("Answer in JSON.", "JSON only."))
+    elif change == "rules":
+        config["check_rules"] = []
+    elif change == "guard":
+        config["near_heldout"] = None
+    elif change == "near":
+        config["near_duplicate"] = {"corpus": 0.2}
+    else:
+        config["heldout"]["share"] = 0.6
+    after, _ = work_in(tmp_path / "out", config, generated)
+    fresh, _ = work_in(tmp_path / "fresh", config, generated)
+    assert after == fresh != before
+
+
+def test_the_ending_of_a_file_is_in_the_key(tmp_path: Path) -> None:
+    """The same bytes are other rows in .txt than in .jsonl; another folder or name changes nothing."""
+    rows = source(tmp_path, "rows", [{"text": story(1)}])
+    keys = []
+    for name in ("rows.jsonl", "other.jsonl", "rows.txt"):
+        (tmp_path / name).write_bytes((tmp_path / "rows.jsonl").read_bytes())
+        keys.append(clean.externals(CleanConfig.model_validate({"domain": [{**rows, "path": tmp_path / name}]})))
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("kills", "terms"), [(5, 1), pytest.param(60, 30, marks=pytest.mark.long)])
+def test_cut_off_anywhere_it_goes_on_to_the_same_bytes(
+    tmp_path: Path, task: Path, generated: Path, kills: int, terms: int
+) -> None:
+    config = {**mixed(tmp_path), "task": task, "shard_rows": 5}
+    (tmp_path / "clean.json").write_text(CleanConfig.model_validate(config).model_dump_json())
+    Artifact.read(made_artifact(generated))
+    jobs: list[cuts.Job] = []
+    for number, (cut, by) in enumerate([(None, ""), *cuts.spread(kills, terms)]):
+        out = tmp_path / str(number) / "clean" / "x"
+        words = ["--config", str(tmp_path / "clean.json"), "--candidates", str(generated), "--out", str(out)]
+        jobs.append(cuts.Job(str(out.parents[1]), words, str(out), cut, by))
+    outcomes = cuts.run("clean", jobs, "pandas", "rensa", "numpy")
+    assert [outcome for outcome in outcomes if outcome.code] == []
+    undisturbed, *others = [Artifact.read(Path(job.out)) for job in jobs]
+    total, done = undisturbed.manifest["metrics"]["units"], []
+    for job, found, artifact in zip(jobs[1:], outcomes[1:], others, strict=True):
+        assert found.ended in ((-signal.SIGKILL,) if job.signal == "SIGKILL" else (75, 0)), found
+        assert artifact.digest == undisturbed.digest
+        for name, facts in undisturbed.manifest["files"].items():
+            assert name.startswith("record/") or artifact.manifest["files"][name]["sha256"] == facts["sha256"], name
+        done.append(found.held.get("work", 0))
+        if found.ended and done[-1]:
+            metrics = artifact.manifest["metrics"]
+            assert metrics["units"] == total and metrics["units_from_ledger"] == done[-1], "computed = total - done"
+    assert done[0] == 0 and len(set(done)) > kills // 2, "the cuts lie in different units"
+
+
+def made_artifact(folder: Path) -> Path:
+    """Close a folder as an artifact of ``generate``."""
+    files = {path.name: {"size": path.stat().st_size, "sha256": digest_file(path)} for path in folder.iterdir()}
+    manifest = {
+        "key": "generate/x",
+        "step": "generate",
+        "digest": "g",
+        "inputs": {},
+        "files": files,
+        "rows": {"in": {}},
+    }
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "seal": seal(manifest)}))
+    return folder

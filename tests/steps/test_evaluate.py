@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import cuts
 import pytest
-from minimal import EVALUATE, TASK, TinyChain, data_artifact, made
+from minimal import EVALUATE, TASK, TinyChain, context, data_artifact, made
+from training_runs import argv, spec
 
 from steps import evaluate
 from steps.lib import chat, evals, inference, models
@@ -123,18 +127,26 @@ def test_the_base_is_loaded_once_for_both_adapters(chain: TinyChain, monkeypatch
     loaded: list[Path] = []
     real = models.load_model
     monkeypatch.setattr(models, "load_model", lambda folder, *a, **k: loaded.append(folder) or real(folder, *a, **k))
-    stages = {"base": chain.base.path, "pretrained": chain.pretrain.path, "sft": chain.sft.path, "dpo": chain.dpo.path}
-    names = [name for name, _, _ in evaluate._loaded(EVALUATE, stages)]
-    assert names == list(stages) and [folder.resolve() for folder in loaded] == [
-        (chain.base.path / "model").resolve(),
-        (chain.pretrain.path / "model").resolve(),
+    load = evaluate._Models("auto")
+    found = [
+        load(name, artifact.path)
+        for name, artifact in (
+            ("base", chain.base),
+            ("pretrained", chain.pretrain),
+            ("sft", chain.sft),
+            ("dpo", chain.dpo),
+            ("sft", chain.sft),
+            ("pretrained", chain.pretrain),
+        )
     ]
+    assert found[2] is found[3] is found[4] and found[4].active_adapter == "sft"
+    assert not hasattr(found[5], "active_adapter"), "an adapter sits in its base; without one, the base is read again"
+    folders = [(artifact.path / "model").resolve() for artifact in (chain.base, chain.pretrain, chain.pretrain)]
+    assert [folder.resolve() for folder in loaded] == folders
 
 
 def test_two_evaluations_have_the_same_digest(chain: TinyChain, tmp_path: Path) -> None:
     """In another store, at another time: every published byte is of the content."""
-    import shutil
-
     inputs = {
         "base": chain.base,
         "pretrained": chain.pretrain,
@@ -194,6 +206,28 @@ def test_the_report_says_what_was_asked_and_how(chain: TinyChain) -> None:
     assert "领域文本" in html and "Strict format" in html
 
 
+def test_pairs_longer_than_the_window_stand_in_the_notes(chain: TinyChain, tmp_path: Path) -> None:
+    rows = read_parquet(chain.data.path / "heldout_pairs.parquet", Pair)
+    long = rows[0].model_copy(update={"chosen": [rows[0].chosen[0].model_copy(update={"content": "long " * 60})]})
+    data = data_artifact(tmp_path, heldout_pairs=[long, *rows[1:]])
+    result = made(tmp_path, "evaluate", EVALUATE, base=chain.base, heldout=data)
+    assert report_of(result)["notes"] == ["1 of 5 pairs are longer than evaluate.window (64 tokens): not scored."]
+    assert result.manifest["rows"]["dropped"] == {"pairs": {"too_long": 1}}
+    assert "not scored" in (result.path / "report.md").read_text()
+    assert report_of(chain.evaluate)["notes"] == []
+
+
+def test_a_long_history_is_thinned(chain: TinyChain, tmp_path: Path) -> None:
+    """By the number of its updates alone: at most 200 points, the first and the last update among them."""
+    base = tmp_path / chain.base.key
+    shutil.copytree(chain.base.path, base)
+    lines = [json.dumps({"step": n, "loss": 1 / n}) for n in range(1, 1001)]
+    (base / "record" / "history.jsonl").write_text("\n".join(lines) + "\n")
+    manifests = {"base": Artifact.read(chain.base.path).manifest}
+    [points] = evaluate._histories(tmp_path / "clean" / "x", manifests).values()
+    assert len(points) == 200 and (points[0]["step"], points[0]["loss"], points[-1]["step"]) == (1, 1.0, 1000)
+
+
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
     nothing: dict[str, list[Any]] = {f"heldout_{name}": [] for name in ("domain", "general", "prompts", "pairs")}
     data = data_artifact(tmp_path, **nothing)
@@ -211,3 +245,88 @@ def test_without_a_task_there_is_no_rule_score(chain: TinyChain, tmp_path: Path)
 def test_repetition_is_the_share_of_grams_seen_before() -> None:
     assert repetition("abcdefgh") == 0.0 == repetition("short") == repetition("")
     assert repetition("aaaaaaaaaaaa") == pytest.approx(1 - 1 / 5) and evals.repetition("abab" * 10, n=2) > 0.9
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+IMPORTS = ("torch", "transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb", "jinja2", "pandas")
+
+
+def inputs_of(chain: TinyChain) -> dict[str, Artifact]:
+    return {"base": chain.pretrain, "sft": chain.sft, "dpo": chain.dpo, "heldout": chain.data}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("kills", "terms"), [(4, 1), pytest.param(40, 20, marks=pytest.mark.long)])
+def test_cut_off_anywhere_it_goes_on_to_the_same_bytes_and_repeats_no_batch(
+    chain: TinyChain, tmp_path: Path, kills: int, terms: int
+) -> None:
+    what = spec("evaluate", EVALUATE.model_copy(update={"batch_size": 3}), **inputs_of(chain))
+    jobs: list[cuts.Job] = []
+    for number, (cut, by) in enumerate([(None, ""), *cuts.spread(kills, terms)]):
+        store = tmp_path / str(number)
+        for artifact in (chain.base, chain.pretrain, chain.sft, chain.pairs, chain.dpo, chain.data):
+            (store / artifact.key).parent.mkdir(parents=True, exist_ok=True)
+            (store / artifact.key).symlink_to(artifact.path)
+        out = store / what.key()
+        plots = ("steps.lib.report.drawings",)  # most of the time, and made of report.json alone
+        jobs.append(cuts.Job(str(store), argv(store, what, out), str(out), cut, by, plots))
+    outcomes = cuts.run("evaluate", jobs, *IMPORTS)
+    assert [outcome for outcome in outcomes if outcome.code] == []
+    undisturbed, *others = [Artifact.read(Path(job.out)) for job in jobs]
+    total = undisturbed.manifest["metrics"]["batches"]
+    assert total == 3 * (2 + 2 + 1 + 4) and undisturbed.manifest["metrics"]["batches_from_ledger"] == 0
+    done: list[int] = []
+    for job, found, artifact in zip(jobs[1:], outcomes[1:], others, strict=True):
+        assert found.ended in ((-signal.SIGKILL,) if job.signal == "SIGKILL" else (75, 0)), found
+        assert artifact.digest == undisturbed.digest
+        for name, facts in undisturbed.manifest["files"].items():
+            assert name.startswith("record/") or artifact.manifest["files"][name]["sha256"] == facts["sha256"], name
+        metrics = artifact.manifest["metrics"]
+        done.append(found.held.get("batches", 0))
+        if found.ended and done[-1]:
+            assert metrics["batches"] == total and metrics["batches_from_ledger"] == done[-1], "computed = total - done"
+    assert done[0] == 0 and len(set(done)) > kills // 2, "the cuts lie in different batches"
+
+
+def test_a_model_whose_batches_are_all_kept_is_not_loaded(
+    chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {name: artifact.path for name, artifact in inputs_of(chain).items()}
+    first = context(tmp_path / "out")
+    evaluate.run(EVALUATE, **inputs, out=tmp_path / "out", context=first)
+    monkeypatch.setattr(models, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    whole = (tmp_path / "out" / "items.parquet").read_bytes()
+    again = evaluate.run(EVALUATE, **inputs, out=tmp_path / "out", context=first)
+    assert again.values["batches_from_ledger"] == again.values["batches"]
+    assert (tmp_path / "out" / "items.parquet").read_bytes() == whole
+
+
+@pytest.mark.parametrize("change", ["weights", "alpha", "template", "limits", "data"])
+def test_no_batch_of_another_model_or_of_other_items_is_taken(chain: TinyChain, tmp_path: Path, change: str) -> None:
+    """The same resume folder, by mistake, for something else: nothing stale is taken from it."""
+    shutil.copytree(chain.root, tmp_path / "store", dirs_exist_ok=True)
+    policy, base = (tmp_path / "store" / artifact.key for artifact in (chain.sft, chain.pretrain))
+    data, config = chain.data.path, EVALUATE
+    evaluate.run(config, base=policy, heldout=data, out=tmp_path / "out", context=context(tmp_path / "out"))
+    if change == "weights":
+        shutil.copyfile(*(a.path / "adapter" / "adapter_model.safetensors" for a in (chain.dpo, Artifact(policy, {}))))
+    elif change == "alpha":
+        file = policy / "adapter" / "adapter_config.json"
+        file.write_text(file.read_text().replace('"lora_alpha": 16', '"lora_alpha": 17'))
+    elif change == "template":
+        template = base / "model" / "chat_template.jinja"
+        template.write_text("{# another #}" + template.read_text())
+        digest = models.model_digest(base / "model")
+        models.Chain.read(policy).model_copy(update={"base": digest}).write(policy)
+    elif change == "limits":
+        config = config.model_copy(update={"max_tokens": 5, "batch_size": 7})
+    else:
+        rows = read_parquet(data / "heldout_domain.parquet", Text)
+        data = data_artifact(tmp_path / "other", heldout_domain=[rows[0].model_copy(update={"text": "Other."})]).path
+    metrics = evaluate.run(config, base=policy, heldout=data, out=tmp_path / "out", context=context(tmp_path / "out"))
+    fresh = evaluate.run(config, base=policy, heldout=data, out=tmp_path / "new", context=context(tmp_path / "new"))
+    assert fresh.values["batches_from_ledger"] == 0
+    kept = {"data": 4, "limits": 2}.get(change, 0)
+    assert metrics.values["batches_from_ledger"] == kept, "of 5; texts are scored the same whatever an answer's length"
+    assert (tmp_path / "out" / "items.parquet").read_bytes() == (tmp_path / "new" / "items.parquet").read_bytes()

@@ -1,17 +1,17 @@
 """The whole step: faults of the teacher, kill -9 in the middle, order, counts."""
 
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from openai_server import Act, serve
+from openai_server import Act, Server, serve
 from ruamel.yaml import YAML
 
 from steps import generate
@@ -65,48 +65,85 @@ def test_candidates_come_in_prompt_order_whatever_order_answers_arrive(tmp_path:
     assert metrics["server/answered"] == metrics["server/requests"] == 80
     assert first.manifest["tokens"] == 800
     assert first.manifest["rows"]["in"] == {"answers": 80, "prompts": 40}
-    with sqlite3.connect(first.path / "record" / "requests.sqlite") as db:
-        assert db.execute("SELECT count(*) FROM requests WHERE status='ok'").fetchone() == (80,)
-    db.close()
+    assert plain_record(first) == [("ok", 1)] * 80
 
 
-def test_kill_9_in_the_middle_then_only_the_rest_is_asked_for(tmp_path: Path) -> None:
+def plain_record(artifact: Artifact) -> list[tuple[str, int]]:
+    """(status, attempts) of every request on record; reading it writes nothing into the artifact."""
+    names = sorted(path.name for path in (artifact.path / "record").iterdir())
+    with closing(sqlite3.connect(artifact.path / "record" / "requests.sqlite")) as db:
+        found = db.execute("SELECT status, attempts FROM requests").fetchall()
+        assert sorted(path.name for path in (artifact.path / "record").iterdir()) == names
+    return found
+
+
+def begin(tmp_path: Path, server: Server, asked: int) -> tuple[subprocess.Popen[str], list[str], Path]:
+    """Start the step in a process of its own, and wait until the server was asked so often."""
     config, out = tmp_path / "generate.yaml", tmp_path / "store" / "g"
+    with config.open("w") as file:
+        YAML(typ="safe").dump(values(tmp_path, server.url), file)
+    command = [sys.executable, "-m", "steps.generate", "--config", str(config), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(server.bodies) < asked and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process, command, out
+
+
+def go_on(tmp_path: Path, server: Server, command: list[str], out: Path) -> tuple[Artifact, str]:
+    """Run the command again to its end. All that it leaves is what an undisturbed run leaves."""
+    said = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr
+    bodies = len(server.bodies)
+    whole, artifact = build(spec(values(tmp_path, server.url)), tmp_path / "whole" / "g"), Artifact.read(out)
+    del server.bodies[bodies:]
+    assert artifact.digest == whole.digest and artifact.manifest["tokens"] == whole.manifest["tokens"] == 400
+    names = ("tokens_in", "tokens_out", "candidates", "requests")
+    assert all(artifact.manifest["metrics"][f"server/{n}"] == whole.manifest["metrics"][f"server/{n}"] for n in names)
+    assert len(plain_record(artifact)) == 40
+    return artifact, said
+
+
+@pytest.mark.fault
+def test_kill_9_in_the_middle_then_only_the_rest_is_asked_for(tmp_path: Path) -> None:
     with serve(lambda number, body: Act(text="re: " + body["messages"][-1]["content"], delay=0.05)) as server:
-        with config.open("w") as file:
-            YAML(typ="safe").dump(values(tmp_path, server.url), file)
-        command = [sys.executable, "-m", "steps.generate", "--config", str(config), "--out", str(out)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while len(server.bodies) < 15 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process, command, out = begin(tmp_path, server, 15)
+        process.kill()
+        process.communicate(timeout=10)
         assert not out.exists() and (partial := out.parent / ".g.partial").is_dir()
-        with sqlite3.connect(partial / ".resume" / "requests.sqlite") as db:
+        with closing(sqlite3.connect(partial / ".resume" / "requests.sqlite")) as db:
             held = db.execute("SELECT count(*) FROM requests WHERE status='ok'").fetchone()[0]
-        db.close()
         asked = len(server.bodies)
         assert 0 < held <= asked < 40 and asked - held <= 4, "only what was in flight is lost"
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        go_on(tmp_path, server, command, out)
         assert len(server.bodies) == asked + 40 - held
-        whole = build(spec(values(tmp_path, server.url)), tmp_path / "whole" / "g")
-    assert Artifact.read(out).digest == whole.digest
 
 
-def test_sigterm_exits_resumable(tmp_path: Path) -> None:
-    config, out = tmp_path / "generate.yaml", tmp_path / "store" / "g"
-    with serve(lambda number, body: Act(delay=0.1)) as server:
-        with config.open("w") as file:
-            YAML(typ="safe").dump(values(tmp_path, server.url), file)
-        command = [sys.executable, "-m", "steps.generate", "--config", str(config), "--out", str(out)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while len(server.bodies) < 8:
-            time.sleep(0.01)
+@pytest.mark.fault
+def test_sigterm_gives_what_is_in_flight_a_grace_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+    with serve(lambda number, body: Act(text="re: " + body["messages"][-1]["content"], delay=0.2)) as server:
+        process, command, out = begin(tmp_path, server, 10)
         process.terminate()
         _, said = process.communicate(timeout=20)
-    assert process.returncode == 75 and "Resumable: stopped by SIGTERM" in said
-    assert not out.exists() and len(server.bodies) < 40
+        assert process.returncode == 75 and "Resumable: stopped by SIGTERM" in said
+        assert not out.exists() and len(server.bodies) < 20
+        artifact, _ = go_on(tmp_path, server, command, out)
+        assert Counter(server.asked()) == {f"question {n}": 1 for n in range(40)}
+    assert set(plain_record(artifact)) == {("ok", 1)}
+
+
+@pytest.mark.fault
+def test_a_ledger_that_a_power_cut_broke_is_set_aside_and_its_requests_are_asked_again(tmp_path: Path) -> None:
+    with serve(lambda number, body: Act(text="re: " + body["messages"][-1]["content"], delay=0.05)) as server:
+        process, command, out = begin(tmp_path, server, 20)
+        process.terminate()
+        process.communicate(timeout=20)
+        ledger = out.parent / ".g.partial" / ".resume" / "requests.sqlite"
+        ledger.write_bytes(ledger.read_bytes()[:-5000])
+        del server.bodies[:]
+        artifact, said = go_on(tmp_path, server, command, out)
+        assert len(server.bodies) == 40
+    assert "requests.sqlite is damaged" in said and "set aside as damaged-requests.sqlite-1" in said
+    assert not list(artifact.path.rglob("damaged-*"))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +274,19 @@ def test_key_follows_content_not_places(tmp_path: Path) -> None:
     assert (
         one.key() != spec(values(tmp_path / "a", "http://one/v1", prompt_file="configs/prompts/aftersales.yaml")).key()
     )
+
+
+def test_where_a_file_lies_and_what_it_is_called_changes_no_output(tmp_path: Path) -> None:
+    """A bad row's note names its file; the note is a record. The ending of the name says how to read the file."""
+    digests, keys = [], []
+    for folder, name in (("a", "prompts.jsonl"), ("b", "other.jsonl"), ("c", "prompts.txt")):
+        (tmp_path / folder).mkdir()
+        settings = values(tmp_path / folder, prompts=[{"prompt": "Where is my order?", "lang": "en"}, {"prompt": ""}])
+        place = (tmp_path / folder / "prompts.jsonl").rename(tmp_path / folder / name)
+        settings["prompts"][0]["path"] = str(place)
+        keys.append(spec(settings).key())
+        digests += [build(spec(settings), tmp_path / "s" / folder).digest] if name.endswith("jsonl") else []
+    assert digests[0] == digests[1] and keys[0] == keys[1] != keys[2]
 
 
 def test_names_must_differ(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import cuts
 import pytest
-from minimal import NO, PAIRS, ROOT, YES, TinyChain, chats, data_artifact, made, pair, turn
+from minimal import NO, PAIRS, ROOT, YES, TinyChain, chats, context, data_artifact, made, pair, turn
 from openai_server import Act, serve
 from training_runs import argv, environment, spec
 
+from steps import pairs
 from steps.lib import inference
 from steps.lib.errors import ConfigError, DataError
 from steps.lib.rows import Candidate, Chat, Dropped, Pair, read_parquet
@@ -261,6 +263,49 @@ def test_killed_in_mid_batch_it_samples_only_what_is_missing(
     resumed = build(what, out)
     assert sum(sampled) == 26, "the answers of 4 whole batches are kept; the broken batch is drawn again, whole"
     assert resumed.digest == chain.pairs.digest
+
+
+@pytest.mark.fault
+def test_no_sample_of_another_batch_or_policy_is_taken(
+    chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch is drawn as a whole: with other prompts beside it, the same prompt has other samples."""
+
+    def sampled(out: Path, batch_size: int, policy: Artifact) -> tuple[list[str], int]:
+        count: list[int] = []
+        real = inference.generate
+        with monkeypatch.context() as patch:
+            patch.setattr(inference, "generate", lambda *a, **k: count.append(len(a[2])) or real(*a, **k))
+            pairs.run(
+                config(batch_size=batch_size), policy=policy.path, data=chain.data.path, out=out, context=context(out)
+            )
+        return [row.answer for row in read_parquet(out / "samples.parquet", Candidate)], sum(count)
+
+    first, computed = sampled(tmp_path / "out", 4, chain.sft)
+    assert computed == 40 and sampled(tmp_path / "out", 4, chain.sft) == (first, 0)
+    other, computed = sampled(tmp_path / "out", 10, chain.sft)
+    assert computed == 40 and other == sampled(tmp_path / "fresh", 10, chain.sft)[0] != first
+    assert sampled(tmp_path / "out", 4, chain.dpo)[1] == 40
+    assert sampled(tmp_path / "out", 4, chain.sft) == (first, 0)
+
+
+@pytest.mark.fault
+@pytest.mark.long
+def test_cut_off_anywhere_it_goes_on_to_the_same_bytes(chain: TinyChain, tmp_path: Path) -> None:
+    what = spec("pairs", PAIRS, policy=chain.sft, data=chain.data)
+    jobs: list[cuts.Job] = []
+    for number, (cut, by) in enumerate([(None, ""), *cuts.spread(40, 20)]):
+        store = tmp_path / str(number)
+        for artifact in (chain.base, chain.pretrain, chain.sft, chain.data):
+            (store / artifact.key).parent.mkdir(parents=True, exist_ok=True)
+            (store / artifact.key).symlink_to(artifact.path)
+        out = store / what.key()
+        jobs.append(cuts.Job(str(store), argv(store, what, out), str(out), cut, by))
+    modules = ("torch", "transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb", "pandas")
+    outcomes = cuts.run("pairs", jobs, *modules)
+    assert [outcome for outcome in outcomes if outcome.code] == []
+    done = {outcome.held.get("samples", 0) for outcome in outcomes}
+    assert {Artifact.read(Path(job.out)).digest for job in jobs} == {chain.pairs.digest} and len(done) > 20
 
 
 # --- the judge -------------------------------------------------------------------------------------------------------

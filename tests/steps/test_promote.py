@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import cuts
 import example_report
 import pytest
 from example_report import safetensors
@@ -15,23 +18,31 @@ from example_report import safetensors
 from steps import promote
 from steps.lib import figures
 from steps.lib import report as reports
+from steps.lib.digests import digest_file
 from steps.lib.figures import Item
 from steps.lib.registry import Registry
 from steps.lib.step import Context
+from steps.lib.store import seal
 from steps.promote import Guard, Primary, PromoteConfig, Verdict
 
 
 def artifact(folder: Path, step: str, digest: str, inputs: dict[str, str] | None = None) -> Path:
-    """Close a folder as the store does: a manifest that lists every file."""
+    """Close a folder as the store does: a sealed manifest that lists every file."""
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": "-"}
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": digest_file(path)}
         for path in folder.rglob("*")
         if path.is_file()
     }
     entries = {name: {"key": f"{name}/0", "digest": value} for name, value in (inputs or {}).items()}
-    (folder / "manifest.json").write_text(
-        json.dumps({"key": f"{step}/{digest[:20]}", "step": step, "digest": digest, "inputs": entries, "files": files})
-    )
+    manifest = {
+        "key": f"{step}/{digest[:20]}",
+        "step": step,
+        "digest": digest,
+        "inputs": entries,
+        "files": files,
+        "rows": {"in": {}},
+    }
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "seal": seal(manifest)}))
     return folder
 
 
@@ -224,10 +235,12 @@ def test_what_cannot_be_judged_is_invalid(config: PromoteConfig, tmp_path: Path,
 def test_a_second_run_has_the_same_key_and_verdict(config: PromoteConfig, tmp_path: Path) -> None:
     items = example_report.items()
     folders = policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one")
-    before = promote.externals(config, {"policy": "one"})
+    own = {"policy": "one", "report": "report of one"}
+    before = promote.externals(config, own)
     decide(config, *folders, tmp_path / "o1")
-    assert promote.externals(config, {"policy": "one"}) == before == {"champion": "none"}
-    assert promote.externals(config, {"policy": "two"}) == {"champion": "one"}
+    assert promote.externals(config, own) == before == {"champion": "none"}
+    champion = Registry(config.registry).champion("after-sales")
+    assert champion and promote.externals(config, {**own, "policy": "two"}) == {"champion": champion.digest}
     assert promote.holds(config, tmp_path / "o1") is None
     decide(config, *folders, tmp_path / "o2")
     assert (tmp_path / "o1" / "verdict.json").read_bytes() == (tmp_path / "o2" / "verdict.json").read_bytes()
@@ -258,8 +271,11 @@ def test_a_rollback_is_not_undone_by_running_again(config: PromoteConfig, tmp_pa
     registry = Registry(config.registry)
     champion = registry.champion("after-sales")
     assert champion is not None and champion.facts["policy"] == "two"
+    inputs = {"policy": "two", "report": "report of two"}
+    before = promote.externals(config, inputs)
     registry.rollback("after-sales", expected=champion.name, reason="complaints")
     assert promote.holds(config, tmp_path / "o2") is None
+    assert promote.externals(config, inputs) == {**before, "rolled back": "yes"}, "the verdict is another one now"
     verdict = decide(config, tmp_path / "p2", tmp_path / "r2", tmp_path / "o3")
     assert verdict.verdict == "inconclusive" and "rolled back" in verdict.reasons[-1]
     after = registry.champion("after-sales")
@@ -308,6 +324,56 @@ def test_the_shell_door(config: PromoteConfig, tmp_path: Path) -> None:
     assert record["champion"] == record["version"] == manifest["metrics"]["version"]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr  # the same key: the artifact is there already
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """All that a run leaves: the verdict, the record, the events without their time, versions with every byte, the alias."""
+    out, home = folder / "out" / "promote", folder / "registry" / "after-sales"
+    events = [json.loads(path.read_text()) for path in sorted((home / "events").glob("0*.json"))]
+    versions = {path.name: path for path in (home / "versions").iterdir() if not path.name.startswith(".")}
+    files = [path for version in versions.values() for path in version.rglob("*") if path.is_file()]
+    return {
+        "verdict": (out / "verdict.json").read_bytes(),
+        "record": json.loads((out / "record" / "registry.json").read_text()),
+        "events": [{k: v for k, v in event.items() if k not in ("ts", "prev_sha256")} for event in events],
+        "versions": {path.relative_to(home).as_posix(): path.read_bytes() for path in files},
+        "alias": json.loads((home / "aliases.json").read_text()),
+    }
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("kills", "terms"), [(6, 1), pytest.param(75, 40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("before", ["no champion", "a champion"])
+def test_cut_off_anywhere_there_is_one_version_one_move_and_the_same_verdict(
+    config: PromoteConfig, tmp_path: Path, kills: int, terms: int, before: str
+) -> None:
+    items, digest = example_report.items(), "one"
+    folders = policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one")
+    jobs: list[cuts.Job] = []
+    for number, (cut, by) in enumerate([(None, ""), *cuts.spread(kills, terms)]):
+        folder = tmp_path / str(number)
+        own = config.model_copy(update={"registry": folder / "registry"})
+        folder.mkdir()
+        if before == "a champion":
+            decide(own, *folders, folder / "earlier")
+            digest = "two"
+        (folder / "promote.json").write_text(own.model_dump_json())
+        words = ["--config", str(folder / "promote.json"), "--policy", str(tmp_path / f"p-{digest}")]
+        words += ["--report", str(tmp_path / f"r-{digest}"), "--out", str(folder / "out" / "promote")]
+        jobs.append(cuts.Job(str(folder), words, str(folder / "out" / "promote"), cut, by))
+    policy(tmp_path / f"p-{digest}", digest)
+    evaluation(tmp_path / f"r-{digest}", improved(items, 0.05), digest)
+    outcomes = cuts.run("promote", jobs, "pandas")
+    assert [outcome for outcome in outcomes if outcome.code] == []
+    undisturbed, *others = [state(Path(job.folder)) for job in jobs]
+    assert Verdict.model_validate_json(undisturbed["verdict"]).verdict == "promote"
+    versions = 1 + (before == "a champion")
+    assert [event["action"] for event in undisturbed["events"]] == ["register", "promote"] * versions
+    assert undisturbed["record"]["champion_before"] == (None if versions == 1 else undisturbed["events"][0]["to"])
+    for job, outcome, other in zip(jobs[1:], outcomes[1:], others, strict=True):
+        assert outcome.ended in ((-signal.SIGKILL,) if job.signal == "SIGKILL" else (75, 0)), outcome
+        for part, value in undisturbed.items():
+            assert other[part] == value, (part, job)
 
 
 def test_import_is_light() -> None:
