@@ -25,9 +25,10 @@ from flows.line import STEPS, AlignConfig, line
 from steps.lib import runs, runtime
 from steps.lib.code import changed
 from steps.lib.config import Section
+from steps.lib.door import ERROR_FILE, OUTCOME_FILE, told_error
 from steps.lib.errors import ArtifactError, ConfigError, Damaged, PreflineError, Resumable
 from steps.lib.remote import open_store
-from steps.lib.step import ERROR_FILE, OUTCOME_FILE, Spec, told_error
+from steps.lib.step import Spec
 from steps.lib.store import Artifact, Store
 
 
@@ -295,7 +296,8 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _error(code: int, errors: Path, step: str) -> PreflineError:
     if code > 0 and (told := told_error(str(errors))):
-        return Resumable(f"step {step} was {told}") if isinstance(told, Resumable) else told
+        stopped = isinstance(told, Resumable) and str(told).startswith("stopped by")
+        return Resumable(f"step {step} was {told}") if stopped else told
     if -code in (signal.SIGTERM, signal.SIGINT):
         return Resumable(
             f"step {step} was stopped by {signal.Signals(-code).name}: its partial work is kept; "

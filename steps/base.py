@@ -16,9 +16,10 @@ from pydantic import Field
 
 from steps.lib import models, runtime, tiny, training
 from steps.lib.config import Neutral, Section
+from steps.lib.door import main
 from steps.lib.errors import ConfigError
 from steps.lib.rows import Text, read_parquet
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 from steps.lib.tiny import TinyConfig
 
 VERSION = "1"

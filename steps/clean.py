@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 
 from steps.lib.config import Neutral, Section, key_view
 from steps.lib.digests import digest_file
+from steps.lib.door import main
 from steps.lib.errors import ConfigError, DataError
 from steps.lib.ledger import Recall, WorkLedger
 from steps.lib.quality import Filters, Finding, normalise
@@ -49,7 +50,7 @@ from steps.lib.runtime import stop_signals
 from steps.lib.shards import Shard, judge, set_aside, shards, taken
 from steps.lib.sieve import Sieve, copies, distinct, surplus, whole
 from steps.lib.sources import Opened, Source, digest, open_sources
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 
 VERSION = "1"
 RECORDS = ("dropped.parquet",)

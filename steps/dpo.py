@@ -23,9 +23,10 @@ from steps.lib import adapters, chat, models, runtime, training
 from steps.lib.checkpoints import Journal
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
+from steps.lib.door import main
 from steps.lib.errors import TrainingError
 from steps.lib.rows import Dropped, Pair, read_parquet, write_parquet
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 
 VERSION = "1"
 FIRST_LOSS_TOLERANCE = 1e-3

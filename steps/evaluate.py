@@ -21,11 +21,12 @@ from pydantic import Field
 from steps.lib import evals, figures, history, inference, models, report, runtime
 from steps.lib.config import Section
 from steps.lib.digests import digest_text
+from steps.lib.door import main
 from steps.lib.evals import Heldout, Limits
 from steps.lib.figures import Comparison, Figure, Item
 from steps.lib.ledger import WorkLedger
 from steps.lib.models import Precision
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 from steps.lib.store import lineage
 
 VERSION = "2"

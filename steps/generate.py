@@ -27,13 +27,14 @@ from pydantic import Field, model_validator
 
 from steps.lib.asking import Request, Tally, ask, make_request
 from steps.lib.config import Neutral, Section
+from steps.lib.door import main
 from steps.lib.errors import DataError, TeacherError
 from steps.lib.ledger import Reply, RequestLedger, RowLedger
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.rows import Candidate, Dropped, Prompt, write_parquet
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Opened, Rejected, Source, digest, open_sources
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 from steps.lib.teacher import ScriptedTeacherConfig, Teacher, assign, identities, open_client
 
 VERSION = "1"

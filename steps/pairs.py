@@ -20,12 +20,13 @@ from pydantic import Field
 
 from steps.lib import chat, inference, models, runtime
 from steps.lib.config import Section
+from steps.lib.door import main
 from steps.lib.errors import ConfigError, DataError
 from steps.lib.judge import Judge, JudgeConfig, judge_externals
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.rows import Candidate, Chat, Dropped, Message, Pair, read_parquet, write_parquet
 from steps.lib.rules import Task
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 
 VERSION = "1"
 

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from steps.lib import adapters, models, runtime, training
 from steps.lib.config import Section
+from steps.lib.door import main
 from steps.lib.rows import Text, read_parquet
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 
 VERSION = "1"
 

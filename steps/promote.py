@@ -23,13 +23,14 @@ from steps.lib import figures
 from steps.lib import report as reports
 from steps.lib.config import Neutral, Section
 from steps.lib.digests import digest_text
+from steps.lib.door import main
 from steps.lib.errors import DataError
 from steps.lib.figures import Item, Measure, Plain
 from steps.lib.registry import Registry, Version
 from steps.lib.report import Report
 from steps.lib.runtime import stop_signals
 from steps.lib.stats import Interval
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 from steps.lib.store import Artifact
 
 VERSION = "1"

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from steps.lib import adapters, chat, models, runtime, training
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
+from steps.lib.door import main
 from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
-from steps.lib.step import Context, Metrics, main
+from steps.lib.step import Context, Metrics
 
 VERSION = "1"
 

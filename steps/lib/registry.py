@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from steps.lib.events import Event, EventLog, History, fsync, write
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.md", "*.jsonl.zst")
 """Files that a version may hold. None of them can run code when it is loaded."""
 MANIFEST = "manifest.json"
+ABANDONED = 24 * 3600.0
+"""Seconds without a change after which a copy that was never registered is deleted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Registry:
         home = self._home(name)
         files = _inspect(folder)
         (home / "versions").mkdir(parents=True, exist_ok=True)
+        for left in (home / "versions").glob(".*.partial"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
         staged = home / "versions" / f".{uuid.uuid4().hex}.partial"
         listing = []
         for path in files:

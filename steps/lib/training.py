@@ -164,7 +164,7 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
         finally:
             if first:
                 checkpoints.clear(context.resume)
-        if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+        if watch.stopped or stop:  # after the last update, too: it is kept, and a large model's last save takes minutes
             stop.signal = stop.signal or "a signal to another process"
             stop.check()
 

@@ -122,7 +122,7 @@ def _fork(step: str, job: Job, cut: int, errors: Path) -> tuple[int, int]:
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             count = [0]
-            from steps.lib.step import main
+            from steps.lib.door import main
 
             for name in job.without:
                 place, _, function = name.rpartition(".")

@@ -223,7 +223,7 @@ def test_no_pairs_is_an_error_with_the_reasons(chain: TinyChain, tmp_path: Path)
 KILL = """
 import os, signal, sys
 from steps.lib.ledger import RequestLedger
-from steps.lib.step import main
+from steps.lib.door import main
 put, seen = RequestLedger.put, []
 def counted(self, *a, **k):
     put(self, *a, **k)

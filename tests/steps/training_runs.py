@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from steps.lib import checkpoints, history
-from steps.lib.step import Spec, build, main, module_of
+from steps.lib.door import main
+from steps.lib.step import Spec, build, module_of
 from steps.lib.store import Artifact, work_folder
 
 LOADED = ["torch", "transformers", "datasets", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]

@@ -71,7 +71,7 @@ def test_nothing_is_loaded_or_written_when_off(tmp_path: Path) -> None:
 STEP = """
 import json, sys
 from pathlib import Path
-from steps.lib.step import main
+from steps.lib.door import main
 main("clean", ["--config", sys.argv[1], "--out", sys.argv[2], "--run-info", sys.argv[3]])
 """
 
