@@ -167,12 +167,17 @@ def stop_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+class _Leave(BaseException):
+    """A signal came in ``leaving``."""
+
+
 @contextmanager
 def leaving() -> Iterator[Stop]:
     """Where nothing is to be saved first: SIGTERM and SIGINT end the block as ``Resumable`` at once.
 
-    ``stop_signals`` inside the block takes over for its length. A library may swallow the exception: what is yielded remembers the
-    signal, and its ``check`` belongs before anything that is final.
+    ``stop_signals`` inside the block takes over for its length. On its way out it is no ``Exception``, since libraries (logging among
+    them) swallow those anywhere. Some swallow everything: what is yielded remembers the signal, and its ``check`` belongs before
+    anything that is final.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -181,11 +186,13 @@ def leaving() -> Iterator[Stop]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.signal = signal.Signals(number).name
-        stop.check()
+        raise _Leave
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
+    except _Leave:
+        stop.check()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

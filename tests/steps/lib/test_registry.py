@@ -201,3 +201,13 @@ def test_racing_registrations_number_without_gaps(registry: Registry, tmp_path: 
     names = [version.name[:5] for version in registry.versions("desk")]
     assert names == ["v0001", "v0002", "v0003", "v0004"]
     assert len(list((tmp_path / "registry" / "desk" / "versions").iterdir())) == 4
+
+
+def test_a_copy_that_a_killed_process_left_goes_after_a_day(registry: Registry, tmp_path: Path) -> None:
+    add(registry, tmp_path, "one")
+    versions = tmp_path / "registry" / "desk" / "versions"
+    (versions / ".old.partial").mkdir()
+    (versions / ".new.partial").mkdir()
+    os.utime(versions / ".old.partial", (time.time() - 90000, time.time() - 90000))
+    add(registry, tmp_path, "two")
+    assert [path.name for path in versions.glob(".*")] == [".new.partial"], "another process may be copying"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -36,6 +37,20 @@ def test_a_signal_where_nothing_is_to_be_saved_ends_as_resumable() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_library_that_swallows_exceptions_does_not_swallow_a_signal() -> None:
+    with pytest.raises(Resumable), runtime.leaving():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Exception:
+            pytest.fail("swallowed")
+    with pytest.raises(Resumable), runtime.leaving() as leave:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        leave.check()
 
 
 def test_a_loop_that_saves_first_is_left_alone() -> None:
