@@ -115,6 +115,8 @@ class Store:
         artifact = Artifact(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
         for name in unlisted(artifact):
             self._set_file_aside(artifact, name)
+        if (left := _resume_beside(folder)).exists():  # killed right after the last rename of publishing
+            shutil.rmtree(left, ignore_errors=True)
         return artifact
 
     def fetch(self, artifact: Artifact, *, alone: bool = False) -> Artifact:
@@ -256,6 +258,11 @@ def work_folder(target: Path) -> Path:
     return target.parent / f".{target.name}.partial"
 
 
+def _resume_beside(target: Path) -> Path:
+    """Where publishing puts what resuming needed, until the artifact is there."""
+    return target.parent / f".{target.name}.resume"
+
+
 def clear(work: Path) -> None:
     """Empty a work folder that a crash left, but for what resuming needs (``.resume``) and the record of earlier attempts.
 
@@ -302,7 +309,7 @@ def publish(work: Path, target: Path, facts: Mapping[str, Any], *, records: Sequ
 
 def finish(work: Path, target: Path, manifest: dict[str, Any]) -> Artifact:
     """The last moves of publishing; a work folder that already has its whole manifest needs nothing else."""
-    resume = target.parent / f".{target.name}.resume"
+    resume = _resume_beside(target)
     if (work / ".resume").exists():
         shutil.rmtree(resume, ignore_errors=True)
         os.replace(work / ".resume", resume)

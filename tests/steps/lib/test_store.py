@@ -228,8 +228,10 @@ def test_a_crash_between_the_manifest_and_the_rename_needs_no_second_run(tmp_pat
     os.replace(tmp_path / KEY, work_folder(tmp_path / KEY))
     assert damage(work_folder(tmp_path / KEY), key=KEY, deep=True) is None
     again = stores.finish(work_folder(tmp_path / KEY), tmp_path / KEY, made.manifest)
+    (tmp_path / "clean" / f".{'a' * 20}.resume").mkdir()
     found = Store(tmp_path).find(KEY)
     assert found and again.digest == made.digest == found.digest
+    assert [path.name for path in (tmp_path / "clean").iterdir()] == ["a" * 20], "a leftover of publishing is swept"
 
 
 def test_what_a_crashed_attempt_had_written_is_cleared_but_for_what_resuming_needs(tmp_path: Path) -> None:
