@@ -29,6 +29,7 @@ os.environ.update(
         "NETRC": str(HOME / "netrc"),
         "HF_HOME": str(HOME / "huggingface"),
         "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(HOME / "cache"),  # the memo of digests
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
@@ -102,3 +103,14 @@ def shared_data() -> Path:
             "the folder ../shared/data is not there: this test reads real data that the repository does not hold"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def minimal_line(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The whole minimal line, built once in this process in some seconds. Work on a ``copy`` of it."""
+    from fault.micro import in_this_process, micro_line, walk
+
+    line = micro_line(tmp_path_factory.mktemp("minimal"))
+    with in_this_process():
+        walk(line)
+    return line

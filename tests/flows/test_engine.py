@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from minimal import ROOT, Line, line_recipe
 from flows import engine as engines
 from flows.engine import Engine, Outcome, Plan
 from flows.line import STEPS
-from steps.lib.errors import ArtifactError, ConfigError, DataError, PreflineError
+from steps.lib.errors import ArtifactError, ConfigError, DataError, PreflineError, Resumable
 from steps.lib.step import Spec, build, module_of
 from steps.lib.store import work_folder
 
@@ -27,8 +28,9 @@ pytestmark = pytest.mark.tiny
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps run in this process, which has torch already; only ``launch`` is replaced."""
 
-    def here(spec: Spec, store: Any, info: Any, *, say: Any = None, force: bool = False) -> None:
+    def here(spec: Spec, store: Any, info: Any, *, say: Any = None, force: bool = False) -> bool:
         build(spec, store.folder(spec.key()))
+        return True
 
     monkeypatch.setattr(engines, "launch", here)
 
@@ -213,19 +215,12 @@ def test_a_failing_step_leaves_no_artifact_and_the_others_stay(line: Line) -> No
 def test_a_step_that_dies_is_named_with_its_signal(tmp_path: Path) -> None:
     error = engines._error(-9, tmp_path / "none.txt", "sft")
     assert type(error) is PreflineError and "step sft failed: got signal SIGKILL" in str(error)
-    (tmp_path / "error.txt").write_text("what is wrong: got 1, because 2; do 3")
-    kinds = {
-        code: type(engines._error(code, tmp_path / "error.txt", "sft")).__name__ for code in (2, 3, 4, 5, 6, 7, 75)
-    }
-    assert kinds == {
-        2: "ConfigError",
-        3: "DataError",
-        4: "ModelError",
-        5: "ArtifactError",
-        6: "TeacherError",
-        7: "TrainingError",
-        75: "Resumable",
-    }
+    for kind in (ConfigError, DataError, ArtifactError, PreflineError, Resumable):
+        told = {"exit_code": kind.exit_code, "message": "what is wrong: got 1, because 2; do 3"}
+        (tmp_path / "error.txt").write_text(json.dumps(told))
+        error = engines._error(kind.exit_code, tmp_path / "error.txt", "sft")
+        assert type(error) is kind and told["message"] in str(error)
+    assert type(engines._error(-15, tmp_path / "error.txt", "sft")) is Resumable, "stopped before it could say so"
     assert "exit code 1" in str(engines._error(1, tmp_path / "none.txt", "sft"))
 
 
