@@ -176,8 +176,8 @@ def leaving() -> Iterator[Stop]:
     """Where nothing is to be saved first: SIGTERM and SIGINT end the block as ``Resumable`` at once.
 
     ``stop_signals`` inside the block takes over for its length. On its way out it is no ``Exception``: libraries, logging among
-    them, swallow those anywhere. Some swallow everything: what is yielded remembers the signal, and its ``check`` belongs before anything
-    that is final.
+    them, swallow those anywhere. Some swallow everything: what is yielded remembers the signal, and its ``check`` belongs
+    before anything that is final.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
