@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steps.lib.errors import ArtifactError
+from steps.lib.tickets import abandoned, mark
 
 START = "0" * 64
+DRAFT = ".tmp"
 """Hash that the first event names."""
 
 
@@ -122,6 +123,8 @@ class EventLog:
     def append(self, claim: Callable[[History], dict[str, Any] | None]) -> Event:
         """Claim the next event; when another process was faster, look again. A claim of None changes nothing."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for left in abandoned(self.folder, DRAFT):
+            left.unlink(missing_ok=True)
         while True:
             history = self.read()
             body = claim(history)
@@ -134,7 +137,7 @@ class EventLog:
                 prev_sha256=history.tip,
                 **body,
             )
-            draft = self.folder / f".{uuid.uuid4().hex}.tmp"
+            draft = self.folder / f".{mark()}{DRAFT}"
             write(draft, event.model_dump_json(by_alias=True, indent=1) + "\n")
             try:
                 os.link(draft, self.folder / f"{event.seq:06d}.json")

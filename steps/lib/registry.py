@@ -18,21 +18,19 @@ import json
 import os
 import re
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.lib.errors import ArtifactError
-from steps.lib.events import Event, EventLog, History, fsync, write
+from steps.lib.events import DRAFT, Event, EventLog, History, fsync, write
+from steps.lib.tickets import abandoned, mark
 
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.md", "*.jsonl.zst")
 """Files that a version may hold. None of them can run code when it is loaded."""
 MANIFEST = "manifest.json"
-ABANDONED = 24 * 3600.0
-"""Seconds without a change after which a copy that was never registered is deleted."""
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,9 @@ class Registry:
         home = self._home(name)
         files = _inspect(folder)
         (home / "versions").mkdir(parents=True, exist_ok=True)
-        for left in (home / "versions").glob(".*.partial"):  # of a process that was killed
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
-        staged = home / "versions" / f".{uuid.uuid4().hex}.partial"
+        for left in abandoned(home / "versions", PARTIAL):
+            shutil.rmtree(left, ignore_errors=True)
+        staged = home / "versions" / f".{mark()}{PARTIAL}"
         listing = []
         for path in files:
             relative = path.relative_to(folder).as_posix()
@@ -248,7 +245,9 @@ class Registry:
 
     def _cache(self, name: str) -> None:
         history = self.history(name)
-        draft = self._home(name) / f".{uuid.uuid4().hex}.tmp"
+        for left in abandoned(self._home(name), DRAFT):
+            left.unlink(missing_ok=True)
+        draft = self._home(name) / f".{mark()}{DRAFT}"
         write(draft, json.dumps({"seq": len(history.events), "aliases": history.aliases()}, indent=1) + "\n")
         os.replace(draft, self._home(name) / "aliases.json")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -54,6 +55,28 @@ class Ticket:
             return None
         start = _start_of(self.pid)
         return start is not None and (not start or not self.started or start == self.started)
+
+
+def mark() -> str:
+    """A part of a file's name that says which process is writing it."""
+    pid = os.getpid()
+    return f"{_machine()}-{pid}-{_start_of(pid) or '0'}-{os.urandom(4).hex()}"
+
+
+def abandoned(folder: Path, suffix: str) -> list[Path]:
+    """Files and folders ``.<mark><suffix>`` whose process ran on this machine and is gone."""
+    found = []
+    for path in folder.glob(f".*{suffix}"):
+        parts = path.name[1 : -len(suffix)].split("-")
+        if len(parts) == 4 and parts[0] == _machine() and parts[1].isdigit():
+            start = _start_of(int(parts[1]))
+            if start is None or (start and parts[2] != "0" and start != parts[2]):
+                found.append(path)
+    return found
+
+
+def _machine() -> str:
+    return hashlib.sha256(repr(_here()).encode()).hexdigest()[:12]
 
 
 def _here() -> tuple[str, str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from example_report import safetensors
 
+from steps.lib import tickets
 from steps.lib.errors import ArtifactError
 from steps.lib.registry import Registry
 
@@ -203,11 +204,23 @@ def test_racing_registrations_number_without_gaps(registry: Registry, tmp_path: 
     assert len(list((tmp_path / "registry" / "desk" / "versions").iterdir())) == 4
 
 
-def test_a_copy_that_a_killed_process_left_goes_after_a_day(registry: Registry, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_swept_and_what_a_live_one_writes_stays(
+    registry: Registry, tmp_path: Path
+) -> None:
     add(registry, tmp_path, "one")
-    versions = tmp_path / "registry" / "desk" / "versions"
-    (versions / ".old.partial").mkdir()
-    (versions / ".new.partial").mkdir()
-    os.utime(versions / ".old.partial", (time.time() - 90000, time.time() - 90000))
+    home = tmp_path / "registry" / "desk"
+    code = "from steps.lib.tickets import mark; print(mark())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    alive = tickets.mark()
+    elsewhere = "0" * 12 + dead[12:]
+    for name in (dead, alive, elsewhere):
+        (home / "versions" / f".{name}.partial").mkdir()
+        for folder in (home, home / "events"):
+            (folder / f".{name}.tmp").write_text("{")
     add(registry, tmp_path, "two")
-    assert [path.name for path in versions.glob(".*")] == [".new.partial"], "another process may be copying"
+    left = sorted(path.relative_to(home).as_posix() for path in home.rglob(".*"))
+    assert left == sorted(
+        f"{folder}.{name}"
+        for one in (alive, elsewhere)
+        for folder, name in (("versions/", f"{one}.partial"), ("", f"{one}.tmp"), ("events/", f"{one}.tmp"))
+    )
