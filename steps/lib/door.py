@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +41,7 @@ def main(name: str, argv: list[str] | None = None) -> None:
     arguments = _parser(name, module).parse_intermixed_args(argv)
     runtime.end_with_parent()
     try:
-        with runtime.leaving():
+        with runtime.leaving(lambda message: _say(Resumable(message))):
             _door(module, arguments, sys.argv[1:] if argv is None else argv)
     except PreflineError as error:
         _report(error)
@@ -101,18 +102,14 @@ def _door(module: ModuleType, arguments: argparse.Namespace, argv: Sequence[str]
         if existing and not (arguments.force and _seal(arguments.out) == before):
             _tell(built=False)
             return
-        with runtime.leaving() as leave:
-
-            def check() -> None:
-                leave.check()
-                held.check()
-
-            stop.check()  # a signal that came between the lock and here
-            if getattr(getattr(spec.config, "train", None), "processes", 1) > 1:
-                _under_torchrun(name, spec.config.train.processes, argv)  # type: ignore[attr-defined]
-                artifact = Artifact.read(arguments.out)
-            else:
-                artifact = build(spec, arguments.out, arguments.run_info, check=check)
+        processes = getattr(getattr(spec.config, "train", None), "processes", 1)
+        if processes > 1:
+            _under_torchrun(name, processes, argv, stop)
+            artifact = Artifact.read(arguments.out)
+        else:
+            with runtime.leaving(lambda message: _say(Resumable(message))):
+                stop.check()  # a signal that came between the lock and here
+                artifact = build(spec, arguments.out, arguments.run_info, check=held.check)
         if store:
             store.keep(artifact, replace=arguments.force)
         _tell(built=True)
@@ -136,22 +133,21 @@ def _seal(folder: Path) -> str:
     return "" if damage(folder) else str(Artifact.read(folder).manifest["seal"])
 
 
-def _under_torchrun(name: str, processes: int, argv: Sequence[str]) -> None:
-    """Run this very command in ``processes`` ranks, and pass signals on. This process keeps the lock."""
+def _under_torchrun(name: str, processes: int, argv: Sequence[str], stop: runtime.Stop) -> None:
+    """Run this very command in ``processes`` ranks, and pass a signal on. This process keeps the lock until they are gone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**runtime.environment(), runtime.ENGINE: "1"}
     child = subprocess.Popen([*command, "-m", f"steps.{name}", *argv], env=environment, stdin=subprocess.PIPE)
-    try:
-        code = child.wait()
-    except BaseException:
-        child.terminate()
-        try:
-            child.wait(runtime.GRACE)
-        except subprocess.TimeoutExpired:
+    told = 0.0
+    while (code := child.poll()) is None:
+        if stop and not told:
+            told = time.monotonic()
+            child.terminate()
+        if told and time.monotonic() - told > runtime.GRACE:
             child.kill()
-            child.wait()
-        raise
+        time.sleep(0.1)
     if code:
+        stop.check()
         raise told_error() or PreflineError(
             f"step {name} failed under torchrun: got exit code {code}, because of the error above; running again goes on from "
             "the last checkpoint"

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -145,7 +145,7 @@ class Stop:
             Resumable: SIGTERM or SIGINT came; what was done is kept.
         """
         if self.signal:
-            raise Resumable(f"stopped by {self.signal}: the partial work is kept; run the same command again to go on")
+            raise Resumable(stopped_by(self.signal))
 
 
 @contextmanager
@@ -167,35 +167,37 @@ def stop_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-class _Leave(BaseException):
-    """A signal came in ``leaving``."""
-
-
 @contextmanager
-def leaving() -> Iterator[Stop]:
-    """Where nothing is to be saved first: SIGTERM and SIGINT end the block as ``Resumable`` at once.
+def leaving(say: Callable[[str], None]) -> Iterator[None]:
+    """Where nothing is to be saved first: SIGTERM and SIGINT end the process at once, with the exit code of ``Resumable``.
 
-    ``stop_signals`` inside the block takes over for its length. On its way out it is no ``Exception``: libraries, logging among
-    them, swallow those anywhere. Some swallow everything: what is yielded remembers the signal, and its ``check`` belongs
-    before anything that is final.
+    Everything is prepared for a kill at any moment, so this is one. An exception out of a signal handler is not: it comes up in the
+    middle of any line of any library, which swallows it, or closes a file twice.
+
+    ``stop_signals`` inside the block takes over for its length.
+
+    Args:
+        say: gets the message; called in the handler.
     """
-    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.signal = signal.Signals(number).name
-        raise _Leave
+        say(stopped_by(signal.Signals(number).name))
+        os._exit(Resumable.exit_code)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stop
-    except _Leave:
-        stop.check()
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stopped_by(name: str) -> str:
+    """The message of one that was stopped by a signal."""
+    return f"stopped by {name}: the partial work is kept; run the same command again to go on"
 
 
 def end_with_parent() -> None:
