@@ -172,11 +172,11 @@ def test_a_process_with_an_open_store_ends_when_it_is_told_to(one: RemoteStore, 
     assert child.stdout and child.stdout.readline() == "ready\n"
     started = time.monotonic()
     child.terminate()
-    child.communicate(timeout=10)
+    child.communicate(timeout=60)
     assert child.returncode == -signal.SIGTERM and time.monotonic() - started < 3
 
     child = process(one, "store.find('sft/1')")
-    assert child.communicate(timeout=30) == ("", "") and child.returncode == 0
+    assert child.communicate(timeout=60) == ("", "") and child.returncode == 0
 
     server.decide = lambda asked: Act(delay=5)  # in the middle of a request
     child = process(one, "print('ready', flush=True); store.find('sft/1')")
@@ -184,7 +184,7 @@ def test_a_process_with_an_open_store_ends_when_it_is_told_to(one: RemoteStore, 
     time.sleep(0.5)
     started = time.monotonic()
     child.send_signal(signal.SIGINT)
-    _, error = child.communicate(timeout=10)
+    _, error = child.communicate(timeout=60)
     assert "KeyboardInterrupt" in error and time.monotonic() - started < 4
 
 
@@ -216,9 +216,9 @@ def test_the_lock_of_a_killed_holder_is_taken_over(one: RemoteStore, two: Remote
         "with hold(store.place, '.locks/sft-1', log=log, beat=0.3, silence=2): print('in', flush=True); time.sleep(60)"
     )
     child = process(one, code)
-    assert child.stdout and child.stdout.readline() == "in\n", child.communicate(timeout=10)
+    assert child.stdout and child.stdout.readline() == "in\n", child.communicate(timeout=60)
     child.kill()
-    child.communicate(timeout=10)
+    child.communicate(timeout=60)
     started = time.monotonic()
     follower = process(two, "with hold(store.place, '.locks/sft-1', log=log, beat=0.3, silence=2): print('in')")
     assert follower.communicate(timeout=30)[0] == "in\n"
