@@ -21,13 +21,14 @@ run: $(VENV)/.installed  ## the whole line (PROFILE=cpu-tiny; ARGS="seed=1" for 
 	@$(BIN)/prefline run --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.installed-dev browser  ## every test that needs neither a GPU, a real model nor more than a few minutes
-	@$(BIN)/python -m pytest -rs -m "not long and not gpu and not smol" $(ARGS)
+	@$(BIN)/python -m pytest -rsfE -m "not long and not gpu and not smol" $(ARGS)
 
 test-long: $(VENV)/.installed-dev browser  ## the long ones, and those on the small real model (PREFLINE_SMOLLM2=DIR)
 	@$(BIN)/python -m pytest -rs -m "(long or smol) and not gpu" $(ARGS)
 
-fault: $(VENV)/.installed-dev  ## 200 random kills over all steps, each continued and compared; writes docs/faults.md (about half an hour)
+fault: $(VENV)/.installed-dev  ## 200 random kills over all steps, each continued and compared (docs/faults.md), and the other faults; about an hour
 	@$(BIN)/python benchmarks/faults.py
+	@$(BIN)/python -m pytest -rsfE -m "fault and not gpu" $(ARGS)
 
 golden: $(VENV)/.installed-dev  ## write tests/golden.json anew, after a VERSION was raised
 	@PREFLINE_GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py

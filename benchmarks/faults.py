@@ -213,7 +213,7 @@ def main() -> int:
         (Path(folder) / "line").mkdir()
         micro = oracle(Path(folder) / "line")
         say = functools.partial(print, flush=True)
-        results = campaign(micro, Path(folder) / "trials", words.seed, words.kills, words.workers, say)
+        results = campaign(micro, Path(folder) / "trials", words.seed, words.kills, workers=words.workers, say=say)
     text = page(micro, results, words.seed, time.monotonic() - started, words.workers)
     words.page.write_text(text, encoding="utf-8")
     harmful = [result for result in results if result.problems]

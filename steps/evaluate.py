@@ -30,6 +30,7 @@ from steps.lib.step import Context, Metrics
 from steps.lib.store import lineage
 
 VERSION = "2"
+RECORDS = ("report.md", "report.html")
 COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"))
 
 

@@ -336,7 +336,7 @@ def _stage(policy: Path, shown: Report, items: list[Item], folder: Path) -> Path
             shutil.copytree(policy / part, folder / part, symlinks=True)
         elif (policy / part).exists():
             shutil.copyfile(policy / part, folder / part)
-    (folder / EVAL_REPORT).write_text(shown.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / EVAL_REPORT).write_text(reports.result(shown), encoding="utf-8")
     with pa.CompressedOutputStream(str(folder / EVAL_ITEMS), "zstd") as file:
         for item in items:
             file.write(item.model_dump_json().encode() + b"\n")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from steps.lib import plots, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Plain
 
+BACKGROUND = ("rows", "lineage", "histories", "teachers")
+"""Fields that say how the models came to be."""
+RECORD = "record/background.json"
 TILES = 6
 """Figures on the first screen when the report names no highlights."""
 
@@ -142,29 +146,47 @@ def nodes(manifests: Iterable[Mapping[str, Any]]) -> list[Node]:
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write ``report.json``, ``report.md`` and ``report.html``. The bytes depend on the report only."""
-    (folder / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    """Write ``report.json``, the record of what lies behind it, and the pages ``report.md`` and ``report.html``.
+
+    ``report.json`` follows from the models and the held-out items alone. How they came to be (``BACKGROUND``) may differ between
+    two stores in which they are the same, so it is a record.
+    """
+    (folder / "record").mkdir(exist_ok=True)
+    (folder / "report.json").write_text(result(report), encoding="utf-8")
+    (folder / RECORD).write_text(report.model_dump_json(indent=1, include=set(BACKGROUND)) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(_render("report.md.jinja", report), encoding="utf-8")
     (folder / "report.html").write_text(_render("report.html.jinja", report), encoding="utf-8")
 
 
 def read(folder: Path) -> Report:
-    """Read ``report.json`` back.
+    """Read ``report.json`` back, with its background where that lies beside it.
 
     Raises:
         DataError: it is missing or is not a report.
     """
-    path = folder / "report.json"
+    path, behind = folder / "report.json", folder / RECORD
     try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if behind.exists():
+            content |= json.loads(behind.read_text(encoding="utf-8"))
+        return Report.model_validate_json(json.dumps(content))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: got no file, because evaluate writes it; rebuild that step") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} does not parse: got {error}, because it was changed; rebuild the step evaluate"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(
             f"{path}, field {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}, because another "
             "version wrote it; rebuild the step evaluate"
         ) from None
+
+
+def result(report: Report) -> str:
+    """The text of ``report.json``."""
+    return report.model_dump_json(indent=1, exclude=set(BACKGROUND)) + "\n"
 
 
 def drawings(report: Report) -> list[str]:

@@ -96,6 +96,14 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _LogFile(logging.FileHandler):
+    """A log on a full disk loses lines; the step itself will say that the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def logger(step: str, file: Path | None) -> logging.Logger:
     """The step's logger: short lines on standard error, JSON lines in ``file``."""
     log = logging.getLogger(f"prefline.{step}")
@@ -106,7 +114,7 @@ def logger(step: str, file: Path | None) -> logging.Logger:
     screen.setFormatter(logging.Formatter(f"{step}: %(message)s"))
     log.addHandler(screen)
     if file is not None:
-        lines = logging.FileHandler(file, encoding="utf-8")
+        lines = _LogFile(file, encoding="utf-8")
         lines.setFormatter(_JsonLines())
         log.addHandler(lines)
     return log

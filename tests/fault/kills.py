@@ -1,4 +1,4 @@
-"""Random kills: one trial kills a step of a built line once or twice, lets it go on, and compares everything with what was.
+"""Random kills: one trial kills a step of a built line once or more often, lets it go on, and compares everything with what was.
 
 ``tests/fault/test_kills.py`` runs some of them, ``benchmarks/faults.py`` many. Everything is drawn from a seed; how far a process
 has come at a given time depends on the machine.
@@ -71,7 +71,7 @@ class Trial:
     walk: bool
     """The whole line is run, with this step and the next one missing, in place of ``prefline step``."""
     kills: tuple[Kill, ...]
-    """A second one hits the run that goes on."""
+    """All but the first one hit the run that goes on."""
 
 
 @dataclass
@@ -102,8 +102,13 @@ class Result:
     """Training updates done more often than once."""
 
 
-def draw(seed: int) -> Iterator[Trial]:
-    """Trials without end. Steps, signals, targets and triggers come in turn, in a drawn order; the moments are drawn."""
+def draw(seed: int, each: tuple[int, ...] = (1, 1, 1, 2)) -> Iterator[Trial]:
+    """Trials without end. Steps, signals, targets and triggers come in turn, in a drawn order; the moments are drawn.
+
+    Args:
+        seed: of the drawing.
+        each: kills of a trial, in turn.
+    """
     rng = random.Random(seed)
     decks: dict[str, list[Any]] = {}
 
@@ -122,16 +127,23 @@ def draw(seed: int) -> Iterator[Trial]:
     number = 0
     while True:
         step = deal("step", STEPS)
-        kills = tuple(kill(step) for _ in range(deal("kills", (1, 1, 1, 2))))
+        kills = tuple(kill(step) for _ in range(deal("kills", each)))
         yield Trial(number, step, deal("walk", (True, *[False] * 8)), kills)
         number += 1
 
 
 def campaign(
-    micro: Micro, folder: Path, seed: int, kills: int, workers: int = 2, say: Callable[[str], None] = print
+    micro: Micro,
+    folder: Path,
+    seed: int,
+    kills: int,
+    *,
+    workers: int = 2,
+    each: tuple[int, ...] = (1, 1, 1, 2),
+    say: Callable[[str], None] = print,
 ) -> list[Result]:
     """Run trials until ``kills`` kills were delivered (a process may end before its moment comes)."""
-    trials, results, delivered = draw(seed), list[Result](), 0
+    trials, results, delivered = draw(seed, each), list[Result](), 0
     say(f"random kills: {kills}, seed {seed}, {workers} at a time")
     with ThreadPoolExecutor(workers) as pool:
         while delivered < kills:

@@ -31,6 +31,7 @@ def items_of(artifact: Artifact) -> dict[tuple[str, str, str], Item]:
 
 def report_of(artifact: Artifact) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((artifact.path / "report.json").read_text())
+    found |= json.loads((artifact.path / "record" / "background.json").read_text())
     return found
 
 
