@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= cpu-tiny
 ARGS ?=
+SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 export OMP_WAIT_POLICY ?= passive
@@ -21,7 +22,7 @@ run: $(VENV)/.installed  ## the whole line (PROFILE=cpu-tiny; ARGS="seed=1" for 
 	@$(BIN)/prefline run --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.installed-dev browser  ## every test that needs neither a GPU, a real model nor more than a few minutes
-	@$(BIN)/python -m pytest -rsfE -m "not long and not gpu and not smol" $(ARGS)
+	@$(BIN)/python -m pytest -rsfE -m "not long and not gpu and not smol" $(SPREAD) $(ARGS)
 
 test-long: $(VENV)/.installed-dev browser  ## the long ones, and those on the small real model (PREFLINE_SMOLLM2=DIR)
 	@$(BIN)/python -m pytest -rs -m "(long or smol) and not gpu" $(ARGS)

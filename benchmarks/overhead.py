@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.line import STEPS
-from steps.lib.store import MANIFEST, seal
+from steps.lib.artifact import MANIFEST, seal
 
 EMPTY = """
 import sys

@@ -23,13 +23,14 @@ from typing import Any
 
 from flows.line import STEPS, AlignConfig, line
 from steps.lib import runs, runtime
+from steps.lib.artifact import Artifact
 from steps.lib.code import changed
 from steps.lib.config import Section
 from steps.lib.door import ERROR_FILE, OUTCOME_FILE, told_error
 from steps.lib.errors import ArtifactError, ConfigError, Damaged, PreflineError, Resumable
 from steps.lib.remote import open_store
 from steps.lib.step import Spec
-from steps.lib.store import Artifact, Store
+from steps.lib.store import Store
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from steps.clean import CleanConfig
 from steps.dpo import DpoConfig
 from steps.evaluate import EvaluateConfig
 from steps.generate import GenerateConfig
+from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
-from steps.lib.store import Artifact
 from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig

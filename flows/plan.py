@@ -6,7 +6,6 @@ keys behind it: those steps wait.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Literal
 
 from flows.line import STEPS, AlignConfig, line
+from steps.lib.artifact import Artifact
 from steps.lib.code import changed
 from steps.lib.config import Section, layers_of, load
 from steps.lib.errors import ArtifactError, ConfigError, PreflineError
@@ -23,9 +23,9 @@ from steps.lib.locks import Holder, holder
 from steps.lib.objects import Trouble
 from steps.lib.partials import Progress, progress, written
 from steps.lib.parts import Change, Part, flat, nearest, parts_of
-from steps.lib.remote import RemoteStore, open_store
+from steps.lib.remote import open_store
 from steps.lib.step import Spec
-from steps.lib.store import MANIFEST, Artifact, Store, damage, seal
+from steps.lib.store import Store, lock_of
 
 State = Literal["done", "changed code", "partial", "running", "stale", "missing", "damaged", "blocked", "waits"]
 """done: reused by a run. changed code: reused, too, but built by other code. partial: a run goes on from what lies there. running:
@@ -114,9 +114,9 @@ class Looker:
             key = spec.key()
         except PreflineError as error:
             return Look(name, "blocked", reason=str(error))
-        artifact, problem = look_up(self.store, key)
-        if artifact is None:
-            return _not_there(self.store, key, spec, problem)
+        artifact = self.store.look(key)
+        if not isinstance(artifact, Artifact):
+            return _not_there(self.store, key, spec, artifact)
         try:
             holds = getattr(module, "holds", None)
             reason = holds(config, artifact.path) if holds and artifact.path.exists() else None
@@ -149,30 +149,6 @@ def split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return [word for word in words if "=" not in word], [word for word in words if "=" in word]
 
 
-def look_up(store: Store, key: str) -> tuple[Artifact | None, str | None]:
-    """The artifact of a key as ``Store.find`` would see it, or what is wrong with it. Nothing is set aside.
-
-    In a folder every byte is proved (by remembered digests); at a URL the manifest counts: bytes are proved when they are fetched.
-    """
-    folder = store.folder(key)
-    data = None
-    if isinstance(store, RemoteStore):
-        with reaching(store):
-            data = store.place.read(f"{key}/{MANIFEST}")
-    if data is None:  # in a folder; or only in the cache of a URL: a run uploads it
-        problem = damage(folder, key=key, deep=True) if folder.exists() else None
-        if problem or not folder.exists():
-            return None, problem
-        return Artifact(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8"))), None
-    try:
-        manifest = json.loads(data)
-        if manifest["seal"] != seal(manifest) or manifest["key"] != key:
-            return None, f"a {MANIFEST} that was changed after it was written"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"a {MANIFEST} that does not parse ({error!r:.100})"
-    return Artifact(folder, manifest), None
-
-
 def differing(look: Look, store: Store) -> tuple[Artifact, list[Change]] | None:
     """The nearest earlier artifact of the step (a later one where there is none), and the parts that differ.
 
@@ -180,7 +156,7 @@ def differing(look: Look, store: Store) -> tuple[Artifact, list[Change]] | None:
     """
     if not look.parts:
         return None
-    others = [artifact for artifact in _manifests(look.step, store) if artifact.key != look.key]
+    others = [artifact for artifact in store.manifests(look.step) if artifact.key != look.key]
     built = look.artifact.manifest.get("finished") if look.artifact else None
     earlier = [artifact for artifact in others if not built or artifact.manifest.get("finished", "") <= built]
     return nearest(look.parts, earlier) or nearest(look.parts, others)
@@ -227,10 +203,10 @@ def matching(word: str, store: Store) -> list[str]:
 
 def look_at(key: str, store: Store) -> Look:
     """An artifact that the store seems to have."""
-    artifact, problem = look_up(store, key)
-    if artifact is None:
-        return Look(key.partition("/")[0], "damaged", key, reason=problem or "nothing any more")
-    return _found(artifact, None)
+    found = store.look(key)
+    if isinstance(found, Artifact):
+        return _found(found, None)
+    return Look(key.partition("/")[0], "damaged", key, reason=found or "nothing any more")
 
 
 @contextmanager
@@ -261,20 +237,6 @@ def short(key: str) -> str:
     return f"{step}/{digest[:12]}"
 
 
-def _manifests(step: str, store: Store) -> Iterator[Artifact]:
-    """Artifacts of a step for comparing: their manifests are read, and nothing is proved, for there may be thousands."""
-    if isinstance(store, RemoteStore):
-        yield from store.artifacts(step)
-        return
-    for key in store.keys(step):
-        try:
-            manifest = json.loads((store.folder(key) / MANIFEST).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(manifest, dict) and manifest.get("key") == key:
-            yield Artifact(store.folder(key), manifest)
-
-
 def _begins(key: str, word: str) -> bool:
     return key.startswith(word) if "/" in word else key.partition("/")[2].startswith(word)
 
@@ -289,7 +251,7 @@ def _found(artifact: Artifact, spec: Spec | None) -> Look:
 def _not_there(store: Store, key: str, spec: Spec, problem: str | None) -> Look:
     partial = store.partial(key)
     with reaching(store):
-        held = holder(store.place, f".locks/{key.replace('/', '-')}")
+        held = holder(store.place, lock_of(key))
     begun = partial.is_dir() and any(partial.iterdir())
     far = tuple(progress(partial, spec)) if begun else ()
     age = time.time() - written(partial) if begun else None

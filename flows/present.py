@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 
 from flows.engine import Outcome
 from flows.line import AlignConfig
-from steps.lib.store import Artifact
+from steps.lib.artifact import Artifact
 
 
 @task(name="configuration", cache_policy=NO_CACHE)

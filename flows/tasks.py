@@ -28,9 +28,9 @@ from prefect.states import Completed, Failed
 
 from flows import present
 from flows.engine import Engine, Outcome
+from steps.lib.artifact import Artifact
 from steps.lib.errors import PreflineError, Resumable, TeacherError
 from steps.lib.step import Spec
-from steps.lib.store import Artifact
 
 RETRY_DELAYS = (10.0, 60.0, 300.0)
 """Seconds before a failed step is started again; the last one repeats."""

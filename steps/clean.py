@@ -170,7 +170,7 @@ def externals(config: CleanConfig) -> dict[str, str]:
     digests, problems = {}, []
     for kind, source, _ in config.asked():
         try:
-            digests[f"{kind}/{source.name}"] = _content(source)
+            digests[f"{kind}/{source.name}"] = digest(source)
         except DataError as error:
             problems.append(str(error))
     if config.task:
@@ -256,7 +256,7 @@ def _source(
     facts = {
         "source": key_view(source.source),
         "kind": source.kind.__name__,
-        "content": _content(source.source),
+        "content": digest(source.source),
         "layout": source.layout,
         "filters": key_view(filters) if filters else None,
     }
@@ -360,11 +360,6 @@ def _pass_all(
             kept, cut[kind] = sieve.split(kept, config.heldout.share, config.heldout.group)
         rows[kind] = kept
     return cut
-
-
-def _content(source: Source) -> str:
-    """Content of a source, and how it is read: the ending of a file's name says that."""
-    return digest(source) + (source.path.suffix.lower() if source.path else "")
 
 
 def _hold_out(cut: Mapping[str, Sequence[Any]], rows: dict[str, list[Any]], config: CleanConfig, sieve: Sieve) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from steps.lib import evals, figures, history, inference, models, report, runtime
+from steps.lib.artifact import lineage
 from steps.lib.config import Section
 from steps.lib.digests import digest_text
 from steps.lib.door import main
@@ -27,7 +28,6 @@ from steps.lib.figures import Comparison, Figure, Item
 from steps.lib.ledger import WorkLedger
 from steps.lib.models import Precision
 from steps.lib.step import Context, Metrics
-from steps.lib.store import lineage
 
 VERSION = "2"
 RECORDS = ("report.md", "report.html")

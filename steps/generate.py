@@ -91,14 +91,9 @@ def externals(config: GenerateConfig) -> dict[str, str]:
     """Content of the prompt sources, the prompt file and the teachers."""
     return {
         "prompt file": PromptFile.read(config.prompt_file).digest(),
-        **{f"source {source.name}": _content(source) for source in config.prompts},
+        **{f"source {source.name}": digest(source) for source in config.prompts},
         **identities(config.teachers),
     }
-
-
-def _content(source: Source) -> str:
-    """Content of a source, and how it is read: the ending of a file's name says that."""
-    return digest(source) + (source.path.suffix.lower() if source.path else "")
 
 
 def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:

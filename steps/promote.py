@@ -21,6 +21,7 @@ from pydantic import Field
 
 from steps.lib import figures
 from steps.lib import report as reports
+from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
 from steps.lib.digests import digest_text
 from steps.lib.door import main
@@ -31,7 +32,6 @@ from steps.lib.report import Report
 from steps.lib.runtime import stop_signals
 from steps.lib.stats import Interval
 from steps.lib.step import Context, Metrics
-from steps.lib.store import Artifact
 
 VERSION = "1"
 EVAL_REPORT, EVAL_ITEMS = "eval/report.json", "eval/items.jsonl.zst"

@@ -9,10 +9,16 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from s3_server import Server
+
+    from steps.lib.remote import RemoteStore
 
 ROOT = Path(__file__).parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="prefline-tests-"))
@@ -114,3 +120,50 @@ def minimal_line(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with in_this_process():
         walk(line)
     return line
+
+
+@pytest.fixture(scope="session")
+def s3_running() -> Iterator[Server]:
+    from s3_server import serve
+
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """An S3 server without faults, and the environment that leads to it."""
+    from s3_server import environment
+
+    from steps.lib import digests
+
+    monkeypatch.setattr(digests, "YOUNG", 10_000_000)  # nanoseconds; what is written here is not changed again
+    s3_running.decide = lambda asked: None
+    s3_running.log.clear()
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in environment(s3_running, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    yield s3_running
+    s3_running.decide = lambda asked: None
+
+
+@pytest.fixture
+def url(s3: Server) -> str:
+    """The URL of an empty store."""
+    return f"s3://{s3.bucket()}/team/line"
+
+
+@pytest.fixture
+def one(url: str, tmp_path: Path) -> RemoteStore:
+    """The store as one machine sees it."""
+    from s3_server import machine
+
+    return machine(url, tmp_path / "one")
+
+
+@pytest.fixture
+def two(url: str, tmp_path: Path) -> RemoteStore:
+    """The same store, as another machine sees it."""
+    from s3_server import machine
+
+    return machine(url, tmp_path / "two")

@@ -15,10 +15,12 @@ from typing import Any
 from steps.base import BaseConfig
 from steps.dpo import DpoConfig
 from steps.evaluate import EvaluateConfig
+from steps.lib.artifact import Artifact
 from steps.lib.config import Section
+from steps.lib.publishing import publish
 from steps.lib.rows import Chat, Message, Pair, Prompt, Row, Text, write_parquet
 from steps.lib.step import Context, Spec, build, module_of
-from steps.lib.store import Artifact, publish, work_folder
+from steps.lib.store import work_folder
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig
 from steps.sft import SftConfig

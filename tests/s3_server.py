@@ -20,6 +20,8 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
+from steps.lib.remote import RemoteStore, open_store
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -140,3 +142,10 @@ def serve() -> Iterator[Server]:
 def environment(server: Server, folder: Path) -> dict[str, str]:
     """Environment of a process that uses the server; digests are remembered in the folder."""
     return {**CREDENTIALS, "AWS_ENDPOINT_URL": server.url, "XDG_CACHE_HOME": str(folder / "xdg")}
+
+
+def machine(url: str, cache: Path) -> RemoteStore:
+    """The store at a URL as a machine with this cache sees it."""
+    store = open_store(url, cache)
+    assert isinstance(store, RemoteStore)
+    return store

@@ -17,8 +17,8 @@ import pytest
 from minimal import Line
 
 from flows.line import STEPS
+from steps.lib.artifact import Artifact
 from steps.lib.step import module_of
-from steps.lib.store import Artifact
 
 pytestmark = pytest.mark.tiny
 

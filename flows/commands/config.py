@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.commands.words import Json, Overrides, Profile, Recipe, print_json, terminal
 from steps.lib.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from steps.lib.reference import Entry
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def config(
     section: str | None = None,
-    *overrides: str,
-    profile: str = "cpu-tiny",
-    recipe: list[Path] | None = None,
-    json: bool = False,
+    *overrides: Overrides,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
+    json: Json = False,
     write_reference: bool = False,
 ) -> None:
     """Show each value of the configuration, where it came from, and its doc.
@@ -29,14 +29,6 @@ def config(
     ----------
     section
         Dotted path, such as dpo or sft.lora; without it, everything. A word with "=" is an override.
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
-    json
-        JSON in place of a table.
     write_reference
         Write configs/reference.yaml, which lists every field with its default and doc.
     """
@@ -90,11 +82,9 @@ def show(
     loaded = load(AlignConfig, layers_of(profile, tuple(recipe or ())), overrides)
     entries = describe(AlignConfig, loaded, section)
     if json:
-        import json as encoder
-
-        print(encoder.dumps(list(settings(entries)), ensure_ascii=False, indent=2))
+        print_json(list(settings(entries)))
         return
-    console = _console()
+    console = terminal()
     console.print(_table(entries, wide=console.width >= WIDE))
 
 
@@ -116,15 +106,6 @@ def reference(write: bool = False) -> None:
         REFERENCE.parent.mkdir(parents=True, exist_ok=True)
         REFERENCE.write_text(text, encoding="utf-8")
         print(f"{REFERENCE} written")
-
-
-def _console() -> Console:
-    """As wide as the terminal; 160 columns where there is none."""
-    import sys
-
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def _table(entries: Sequence[Entry], wide: bool) -> Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from flows.commands.words import Json, Overrides, Profile, Recipe, print_json, table, terminal
 
 if TYPE_CHECKING:
     from flows.line import AlignConfig
@@ -12,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def gc(
-    *overrides: str,
-    profile: str = "cpu-tiny",
-    recipe: list[Path] | None = None,
+    *overrides: Overrides,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
     delete: bool = False,
     keep_runs: int = 5,
     broken: bool = False,
     pin: str | None = None,
     unpin: str | None = None,
     reason: str = "",
-    json: bool = False,
+    json: Json = False,
 ) -> None:
     """Show what of the store may go and what stays, with sizes and reasons; delete it with --delete.
 
@@ -30,12 +31,6 @@ def gc(
 
     Parameters
     ----------
-    overrides
-        Changes on top of the files, such as store=FOLDER.
-    profile
-        Machine and size: the name of a file in configs/profiles. It names the store and the registry.
-    recipe
-        YAML files between the profile and the overrides.
     delete
         Delete it. Without this word nothing is changed.
     keep_runs
@@ -48,8 +43,6 @@ def gc(
         Take a pin away; nothing is collected.
     reason
         Why, for --pin.
-    json
-        JSON in place of a table.
     """
     from flows.plan import opened, reaching
     from steps.lib.collect import collect, survey
@@ -69,11 +62,10 @@ def gc(
             ended = {(item.kind, item.name): item for item in collect(store, items, registries, keep_runs=keep_runs)}
             items = [ended.get((item.kind, item.name), item) for item in items]
     if json:
-        import json as encoder
         from dataclasses import asdict
 
         page = {"store": store.name, "deleted": delete, "size": sum(item.size for item in items if item.goes)}
-        print(encoder.dumps({**page, "items": [asdict(item) for item in items]}, ensure_ascii=False, indent=1))
+        print_json({**page, "items": [asdict(item) for item in items]})
     else:
         _show(items, store, delete)
 
@@ -106,32 +98,26 @@ def _pins(pin: str | None, unpin: str | None, reason: str, config: AlignConfig, 
 
 def _show(items: list[Item], store: Store, deleted: bool) -> None:
     """One line a thing, what goes first; old locks in one line."""
-    import sys
 
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
     from rich.text import Text
 
     from flows.plan import ago, short
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "what", "name", "size", "age"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("size", "age") else "left")
-    table.add_column("why", overflow="fold")
+    console = terminal()
+    whole = ("", "what", "name", "size", "age")
+    grid = table(*whole, "why", right=("size", "age"), whole=whole)
     word = Text("deleted" if deleted else "goes", style="red")
     locks = [item for item in items if item.kind == "lock" and item.goes]
     for item in sorted((one for one in items if one.kind != "lock"), key=lambda one: (not one.goes, -one.size)):
         name = short(item.name) if item.kind in ("artifact", "partial") else item.name
         state = word if item.goes else Text("stays", style="green")
-        table.add_row(
+        grid.add_row(
             state, item.kind, Text(name), decimal(item.size), ago(item.age) if item.age else "", Text(item.reason)
         )
     if locks:
-        table.add_row(word, "locks", f"{len(locks)} of .locks/", "", "", locks[0].reason)
-    console.print(table)
+        grid.add_row(word, "locks", f"{len(locks)} of .locks/", "", "", locks[0].reason)
+    console.print(grid)
     going = [item for item in items if item.goes]
     stays = sum(item.size for item in items if not item.goes)
     count = f"{len(going)} {'thing' if len(going) == 1 else 'things'} {'deleted' if deleted else 'may go'}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.words import Overrides, Profile, Recipe, print_json, terminal
+
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
@@ -14,9 +16,9 @@ if TYPE_CHECKING:
 
 def lineage(
     target: str,
-    *overrides: str,
-    profile: str = "cpu-tiny",
-    recipe: list[Path] | None = None,
+    *overrides: Overrides,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
     alias: str = "champion",
     json: bool = False,
 ) -> None:
@@ -26,12 +28,6 @@ def lineage(
     ----------
     target
         A step (the one of this configuration), a key, the start of a key such as sft/1a2b, or the name of a model in the registry.
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
     alias
         Alias or version, where the target is a model of the registry.
     json
@@ -58,17 +54,10 @@ def lineage(
         key = look.artifact.key
     manifests = behind(key, store)
     if json:
-        import json as encoder
-
-        print(
-            encoder.dumps([_node(one, manifest) for one, manifest in manifests.items()], ensure_ascii=False, indent=1)
-        )
+        print_json([_node(one, manifest) for one, manifest in manifests.items()])
         return
-    import sys
 
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    console = terminal(1000)
     if head:
         console.print(head)
     console.print(_tree(key, manifests))
@@ -76,7 +65,7 @@ def lineage(
 
 def behind(key: str, store: Store) -> dict[str, dict[str, Any] | None]:
     """Manifests of an artifact and of all that it was made from, itself first; None for one that the store has no more."""
-    from flows.plan import look_up
+    from steps.lib.artifact import Artifact
 
     found: dict[str, dict[str, Any] | None] = {}
     waiting = [key]
@@ -84,9 +73,10 @@ def behind(key: str, store: Store) -> dict[str, dict[str, Any] | None]:
         one = waiting.pop(0)
         if one in found:
             continue
-        artifact, _ = look_up(store, one)
-        found[one] = artifact.manifest if artifact else None
-        waiting += [entry["key"] for entry in artifact.manifest["inputs"].values()] if artifact else []
+        artifact = store.look(one)
+        manifest = artifact.manifest if isinstance(artifact, Artifact) else None
+        found[one] = manifest
+        waiting += [entry["key"] for entry in manifest["inputs"].values()] if manifest else []
     return found
 
 

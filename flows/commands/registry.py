@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flows.commands.words import table, terminal
+
 
 def registry(
     name: str = "after-sales",
@@ -25,9 +27,6 @@ def registry(
     verify
         Check the digest of every file of every version.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
     from steps.lib.registry import Registry
 
@@ -36,14 +35,12 @@ def registry(
         champion = found.champion(name)
         found.rollback(name, expected=champion.name if champion else None, reason=rollback)
     champion = found.champion(name)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("version", "alias", "digest") + (("files",) if verify else ()):
-        table.add_column(column)
+    grid = table("version", "alias", "digest", *(("files",) if verify else ()))
     for version in found.versions(name):
         alias = "champion" if champion and version.name == champion.name else ""
         checked = []
         if verify:
             found.verify(name, version.name)
             checked = ["whole"]
-        table.add_row(version.name, alias, version.digest[:12], *checked)
-    Console(highlight=False).print(table)
+        grid.add_row(version.name, alias, version.digest[:12], *checked)
+    terminal().print(grid)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from flows.commands.words import Overrides, Profile, Recipe
 
 
-def report(*overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None = None, text: bool = False) -> None:
+def report(*overrides: Overrides, profile: Profile = "cpu-tiny", recipe: Recipe = None, text: bool = False) -> None:
     """Print the path of the report that this configuration has in the store.
 
     Parameters
     ----------
-    overrides
-        Changes on top of the files, such as seed=1.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
     text
         Print report.md instead of the path of report.html.
     """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
+from flows.commands.words import Overrides, Profile, Recipe, table, terminal
 from steps.lib.errors import PreflineError, Resumable
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    *overrides: str,
-    profile: str = "cpu-tiny",
-    recipe: list[Path] | None = None,
+    *overrides: Overrides,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
     only: str | None = None,
     start: Annotated[str | None, Parameter(name="--from")] = None,
     until: str | None = None,
@@ -36,12 +37,6 @@ def run(
 
     Parameters
     ----------
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
     only
         The one step to run; earlier ones must be in the store.
     start
@@ -209,28 +204,23 @@ def _quiet() -> None:
 
 def show(outcomes: Sequence[Outcome]) -> None:
     """The steps of the run, the headline figures, the verdict, and where the report is."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("step", "state", "seconds", "rows in", "rows out", "dropped", "artifact"):
-        table.add_column(
-            name, justify="right" if name in ("seconds", "rows in", "rows out", "dropped") else "left", no_wrap=True
-        )
+    console = terminal(120)
+    numbers = ("seconds", "rows in", "rows out", "dropped")
+    columns = ("step", "state", *numbers, "artifact")
+    grid = table(*columns, right=numbers, whole=columns)
     for outcome in outcomes:
         rows = outcome.artifact.manifest["rows"]
         dropped = sum(sum(reasons.values()) for reasons in rows["dropped"].values())
         counts = [sum(rows["in"].values()), sum(rows["out"].values()), dropped]
-        table.add_row(
+        grid.add_row(
             outcome.step,
             "[dim]Cached[/]" if outcome.cached else "[green]built[/]",
             f"{outcome.seconds:.1f}",
             *(str(count) for count in counts),
             outcome.artifact.key,
         )
-    console.print(table)
+    console.print(grid)
     by_step = {o.step: o.artifact.path for o in outcomes if (o.artifact.path / "manifest.json").exists()}  # fetched
     if "evaluate" in by_step:
         _figures(console, by_step["evaluate"])
@@ -245,23 +235,18 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
 def _figures(console: Console, folder: Path) -> None:
     """One line a highlighted figure: its value for every model."""
-    from rich import box
-    from rich.table import Table
 
     from steps.lib import report
 
     found = report.read(folder)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("held-out figure")
-    for name in found.chain:
-        table.add_column(name, justify="right")
+    grid = table("held-out figure", *found.chain, right=found.chain)
     for group in found.by_figure(found.highlights):
         values = {figure.model: figure for figure in group}
         scale, unit = (100, " %") if group[0].unit == "share" else (1, "")
         digits = 1 if scale == 100 else 3
         cells = [f"{values[m].interval.value * scale:.{digits}f}{unit}" if m in values else "" for m in found.chain]
-        table.add_row(f"{group[0].label_en} {group[0].label_zh}", *cells)
-    console.print(table)
+        grid.add_row(f"{group[0].label_en} {group[0].label_zh}", *cells)
+    console.print(grid)
 
 
 def _near(path: Path) -> Path:

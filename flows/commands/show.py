@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flows.commands.words import Overrides, Profile, Recipe, Target, print_json, table, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from steps.lib.store import Artifact
+    from steps.lib.artifact import Artifact
 
 
 def show(
-    target: str, *overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None = None, json: bool = False
+    target: Target, *overrides: Overrides, profile: Profile = "cpu-tiny", recipe: Recipe = None, json: bool = False
 ) -> None:
     """Show an artifact: folder, state, metrics, rows, inputs, files, and where and how it was made.
 
     Parameters
     ----------
-    target
-        A step (the one of this configuration), a key, or the start of a key such as sft/1a2b.
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
     json
         The whole manifest as JSON, with folder, state and size.
     """
@@ -43,22 +36,17 @@ def show(
             f"`prefline why {look.step}`"
         )
     if json:
-        import json as encoder
-
         facts = {
             "folder": str(artifact.path),
             "state": look.state,
             "code_changed": list(look.code),
             "size": artifact.size,
         }
-        print(encoder.dumps({**facts, **artifact.manifest}, ensure_ascii=False, indent=1))
+        print_json({**facts, **artifact.manifest})
         return
-    import sys
-
-    from rich.console import Console
 
     state = f"{look.state}: {', '.join(look.code)}" if look.code else f"{look.state} {look.reason}".strip()
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = terminal()
     _facts(console, artifact, state)
     _inputs(console, artifact.manifest)
     _figures(console, artifact.manifest)
@@ -95,25 +83,15 @@ def _facts(console: Console, artifact: Artifact, state: str) -> None:
     console.print(table)
 
 
-def _table(*columns: str, right: tuple[str, ...] = ()) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name in right else "left")
-    return table
-
-
 def _inputs(console: Console, manifest: dict[str, Any]) -> None:
     from rich.text import Text
 
     if not manifest["inputs"]:
         return
-    table = _table("input", "artifact", "digest")
+    grid = table("input", "artifact", "digest")
     for name, entry in manifest["inputs"].items():
-        table.add_row(Text(name), Text(entry["key"]), Text(entry["digest"][:12]))
-    console.print(table)
+        grid.add_row(Text(name), Text(entry["key"]), Text(entry["digest"][:12]))
+    console.print(grid)
 
 
 def _figures(console: Console, manifest: dict[str, Any]) -> None:
@@ -121,10 +99,10 @@ def _figures(console: Console, manifest: dict[str, Any]) -> None:
 
     if not manifest.get("metrics"):
         return
-    table = _table("metric", "value", right=("value",))
+    grid = table("metric", "value", right=("value",))
     for name, value in manifest["metrics"].items():
-        table.add_row(Text(str(name)), Text(str(value)))
-    console.print(table)
+        grid.add_row(Text(str(name)), Text(str(value)))
+    console.print(grid)
 
 
 def _rows(console: Console, rows: dict[str, Any]) -> None:
@@ -133,21 +111,21 @@ def _rows(console: Console, rows: dict[str, Any]) -> None:
 
     if not any(rows.values()):
         return
-    table = _table("rows", "kind", "count", right=("count",))
+    grid = table("rows", "kind", "count", right=("count",))
     for word, name in (("in", "in"), ("out", "out")):
         for kind, count in rows[name].items():
-            table.add_row(word, Text(kind), f"{count:,}")
+            grid.add_row(word, Text(kind), f"{count:,}")
     for kind, reasons in rows["dropped"].items():
         for reason, count in reasons.items():
-            table.add_row("dropped", Text(f"{kind}: {reason}"), f"{count:,}")
-    console.print(table)
+            grid.add_row("dropped", Text(f"{kind}: {reason}"), f"{count:,}")
+    console.print(grid)
 
 
 def _files(console: Console, artifact: Artifact) -> None:
     from rich.filesize import decimal
     from rich.text import Text
 
-    table = _table("file", "size", "sha256", right=("size",))
+    grid = table("file", "size", "sha256", right=("size",))
     for name, facts in artifact.manifest["files"].items():
-        table.add_row(Text(name), decimal(facts["size"]), facts["sha256"][:12])
-    console.print(table)
+        grid.add_row(Text(name), decimal(facts["size"]), facts["sha256"][:12])
+    console.print(grid)

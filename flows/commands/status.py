@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flows.commands.words import Overrides, Profile, Recipe, print_json, table, terminal
 
 if TYPE_CHECKING:
     from flows.plan import Look
@@ -24,7 +25,7 @@ COLOURS = {
 }
 
 
-def status(*overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None = None, json: bool = False) -> int:
+def status(*overrides: Overrides, profile: Profile = "cpu-tiny", recipe: Recipe = None, json: bool = False) -> int:
     """Show what the store has for this configuration. Nothing is run or written.
 
     done: a run reuses it. changed code: reused, too, but built by other code (--strict-code builds it again). partial: a run goes
@@ -36,12 +37,6 @@ def status(*overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None
 
     Parameters
     ----------
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
     json
         JSON in place of a table. The exit code is 0 when a run would build nothing, and 10 when it would.
     """
@@ -51,35 +46,27 @@ def status(*overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None
     looks = walk(config, store)
     complete = all(look.there for look in looks)
     if json:
-        import json as encoder
-
         steps = [_plain(look, store) for look in looks]
         page = {"store": store.name, "complete": complete, "size": _size(looks), "steps": steps}
-        print(encoder.dumps(page, ensure_ascii=False, indent=1))
+        print_json(page)
     else:
         _show(looks, store)
     return 0 if complete else INCOMPLETE
 
 
 def _show(looks: list[Look], store: Store) -> None:
-    import sys
 
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
     from rich.text import Text
 
     from flows.plan import short
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("step", "state", "key", "size", "built"):
-        table.add_column(name, no_wrap=True, justify="right" if name == "size" else "left")
-    table.add_column("", overflow="fold")
+    console = terminal()
+    whole = ("step", "state", "key", "size", "built")
+    grid = table(*whole, "", right=("size",), whole=whole)
     for look in looks:
         artifact = look.artifact if look.there else None
-        table.add_row(
+        grid.add_row(
             look.step,
             Text(look.state, style=COLOURS[look.state]),
             Text(short(look.key) if look.key else "", style="" if look.there else "dim"),
@@ -87,7 +74,7 @@ def _show(looks: list[Look], store: Store) -> None:
             str(artifact.manifest.get("finished", ""))[:16].replace("T", " ") if artifact else "",
             Text(note(look, store), style="dim" if look.state == "waits" else ""),
         )
-    console.print(table)
+    console.print(grid)
     there = sum(look.there for look in looks)
     console.print(
         Text(f"{there} of {len(looks)} steps are there, {decimal(_size(looks))} in {store.name}"), soft_wrap=True

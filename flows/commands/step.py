@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from flows.commands.words import Overrides, Profile, Recipe
 
 
 def step(
     name: str,
-    *overrides: str,
-    profile: str = "cpu-tiny",
-    recipe: list[Path] | None = None,
+    *overrides: Overrides,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
     upstream: bool = False,
     force: bool = False,
     strict_code: bool = False,
@@ -20,12 +20,6 @@ def step(
     ----------
     name
         generate, clean, base, pretrain, sft, pairs, dpo, evaluate or promote.
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
     upstream
         Run the steps before it too, where the store does not have them.
     force

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.commands.words import Json, Profile, Recipe, print_json, table, terminal
+
 if TYPE_CHECKING:
-    from steps.lib.remote import RemoteStore
     from steps.lib.store import Store
 
-HERE = "in the copy on this machine: "
 BROKEN = 5
 """Exit code when something was broken: that of ArtifactError."""
 
 
 def verify(
     *targets: str,
-    profile: str = "cpu-tiny",
-    recipe: list[Path] | None = None,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
     dry_run: bool = False,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Read every byte of the artifacts and compare it with the manifests; check each key against its parts.
 
@@ -32,14 +31,8 @@ def verify(
     targets
         Steps (all their artifacts), keys, starts of keys; a word with "=" is an override (store=FOLDER). Without any: the whole
         store.
-    profile
-        Machine and size: the name of a file in configs/profiles. It names the store.
-    recipe
-        YAML files between the profile and the overrides.
     dry_run
         Only say what is broken. The exit code is 0 when all are whole, and 5 when one was broken.
-    json
-        JSON in place of text.
     """
     import sys
     import time
@@ -65,10 +58,8 @@ def verify(
                 aside[key] = "" if dry_run else _set_aside(store, key)
     seconds = time.perf_counter() - started
     if json:
-        import json as encoder
-
         page = {"store": store.name, "checked": len(keys), "size": size, "seconds": round(seconds, 3), "broken": broken}
-        print(encoder.dumps(page, ensure_ascii=False, indent=1))
+        print_json(page)
     else:
         _show(store, len(keys), size, seconds, broken, aside)
     return BROKEN if broken else 0
@@ -98,14 +89,10 @@ def whole(store: Store, key: str) -> tuple[int, str | None]:
     """Bytes that an artifact should have, and what is wrong with it after reading all of them."""
     import json
 
-    from steps.lib.remote import RemoteStore
+    from steps.lib.artifact import MANIFEST
     from steps.lib.step import key_of
-    from steps.lib.store import MANIFEST, damage
 
-    if isinstance(store, RemoteStore):
-        problem = _whole_at_url(store, key)
-    else:
-        problem = damage(store.folder(key), key=key, deep=True, fresh=True)
+    problem = store.prove(key)
     try:
         manifest = json.loads(store.place.read(f"{key}/{MANIFEST}") or b"")
         size = sum(int(facts["size"]) for facts in manifest["files"].values())
@@ -117,46 +104,17 @@ def whole(store: Store, key: str) -> tuple[int, str | None]:
     return size, problem
 
 
-def _whole_at_url(store: RemoteStore, key: str) -> str | None:
-    """The same for an artifact at a URL: its files are fetched into a folder that is deleted again."""
-    import tempfile
-    from functools import partial
-
-    from flows.plan import look_up
-    from steps.lib.digests import digest_files
-    from steps.lib.store import damage
-
-    artifact, problem = look_up(store, key)
-    if artifact is None:
-        return problem
-    files = artifact.manifest["files"]
-    at = f"{key}/{artifact.manifest['seal'][:12]}"
-    with tempfile.TemporaryDirectory(prefix="prefline-") as folder:
-        paths = {name: Path(folder, str(place)) for place, name in enumerate(files)}
-        jobs = [partial(store.remote.download, f"{at}/{name}", path) for name, path in paths.items()]
-        for name, there in zip(files, store.remote.together(jobs), strict=True):
-            if not there:
-                return f"no file {name}, which the manifest lists"
-        for name, digest in zip(files, digest_files(list(paths.values()), fresh=True), strict=True):
-            if digest != files[name]["sha256"]:
-                return f"{name} with other bytes (sha256 {digest[:12]}, where the manifest says {files[name]['sha256'][:12]})"
-    local = damage(artifact.path, key=key, deep=True, fresh=True) if artifact.path.exists() else None
-    return f"{HERE}{local}" if local else None
-
-
 def _set_aside(store: Store, key: str) -> str:
     """Set an artifact aside, unless somebody builds it now. What happened, in words."""
-    from flows.plan import look_up
     from steps.lib.collect import Busy, alone
     from steps.lib.errors import ArtifactError
-    from steps.lib.store import Store as Folder
 
     try:
         with alone(store, key):
             _, problem = whole(store, key)
-            if problem is None or look_up(store, key) == (None, None):
+            if problem is None or store.look(key) is None:
                 return "built again or deleted by another process meanwhile"
-            (Folder(store.root) if problem.startswith(HERE) else store).set_aside(key, problem)
+            store.set_aside(key, problem)
             return "set aside in broken/"
     except Busy as error:
         return f"stays: {error}"
@@ -165,22 +123,16 @@ def _set_aside(store: Store, key: str) -> str:
 
 
 def _show(store: Store, count: int, size: int, seconds: float, broken: dict[str, str], aside: dict[str, str]) -> None:
-    import sys
 
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = terminal()
     if broken:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("broken", "got", ""):
-            table.add_column(name, overflow="fold")
+        grid = table("broken", "got", "")
         for key, problem in broken.items():
-            table.add_row(Text(key, style="bold red"), Text(problem), Text(aside[key] or "only reported"))
-        console.print(table)
+            grid.add_row(Text(key, style="bold red"), Text(problem), Text(aside[key] or "only reported"))
+        console.print(grid)
     speed = f"{size / seconds / 1e9:.2f} GB/s" if seconds > 0 and size else "nothing to read"
     said = f"{count} artifacts, {decimal(size)} read in {seconds:.1f} s ({speed}): "
     end = Text(f"{len(broken)} broken", style="bold red") if broken else Text("all whole", style="green")

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flows.commands.words import Json, Overrides, Profile, Recipe, Target, print_json, table, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from flows.plan import Look
+    from steps.lib.artifact import Artifact
     from steps.lib.parts import Change, Part
-    from steps.lib.store import Artifact, Store
+    from steps.lib.store import Store
 
 
 def why(
-    target: str, *overrides: str, profile: str = "cpu-tiny", recipe: list[Path] | None = None, json: bool = False
+    target: Target, *overrides: Overrides, profile: Profile = "cpu-tiny", recipe: Recipe = None, json: Json = False
 ) -> None:
     """Show what a step's key is made of, and which parts differ from the nearest earlier artifact of the step.
 
     The nearest is the one with the fewest differing parts, and of those the newest. For a step that waits, the steps that it waits
     for are explained.
-
-    Parameters
-    ----------
-    target
-        A step (the one of this configuration), a key, or the start of a key such as sft/1a2b.
-    overrides
-        Changes on top of the files, such as dpo.beta=0.05.
-    profile
-        Machine and size: the name of a file in configs/profiles.
-    recipe
-        YAML files between the profile and the overrides.
-    json
-        JSON in place of text.
     """
     from flows.plan import opened, resolve, walk
 
@@ -43,16 +32,11 @@ def why(
     if look.waits_for:
         chain += [other for other in walk(config, store) if other.step in look.waits_for]
     if json:
-        import json as encoder
-
         pages = [_page(one, store) for one in chain]
-        print(encoder.dumps({**pages[0], "upstream": pages[1:]}, ensure_ascii=False, indent=1))
+        print_json({**pages[0], "upstream": pages[1:]})
         return
-    import sys
 
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = terminal()
     for one in chain:
         _show(console, one, store)
 
@@ -118,8 +102,6 @@ def _show(console: Console, look: Look, store: Store) -> None:
 
 
 def _changes(console: Console, look: Look, other: Artifact, changes: list[Change]) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     from flows.plan import short
@@ -127,12 +109,10 @@ def _changes(console: Console, look: Look, other: Artifact, changes: list[Change
     count = f"{len(changes)} part{'s differ' if len(changes) > 1 else ' differs'}"
     built = str(other.manifest.get("finished", ""))[:16].replace("T", " ")
     console.print(Text(f"{count} from the nearest other, {other.key}{f', built {built}' if built else ''}:"))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("part", short(other.key), short(look.key or look.step)):
-        table.add_column(name, overflow="fold")
+    grid = table("part", short(other.key), short(look.key or look.step))
     for change in changes:
-        table.add_row(*(Text(text) for text in (change.name, _side(change.old), _side(change.new))))
-    console.print(table)
+        grid.add_row(*(Text(text) for text in (change.name, _side(change.old), _side(change.new))))
+    console.print(grid)
 
 
 def _side(part: Part | None) -> str:
@@ -142,16 +122,12 @@ def _side(part: Part | None) -> str:
 
 
 def _made_of(console: Console, look: Look) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{look.step}'s key is made of", overflow="fold")
-    table.add_column("", overflow="fold")
+    grid = table(f"{look.step}'s key is made of", "")
     for part in look.parts:
-        table.add_row(Text(part.name), Text(_side(part)))
-    console.print(table)
+        grid.add_row(Text(part.name), Text(_side(part)))
+    console.print(grid)
 
 
 def _page(look: Look, store: Store) -> dict[str, Any]:

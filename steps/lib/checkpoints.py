@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from steps.lib.durable import fsync, write
+
 MARK = "complete.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 KEEP = 2
@@ -50,7 +52,7 @@ def keep(resume: Path, update: int) -> Path:
     if target.exists():
         shutil.rmtree(target)
     os.replace(source, target)
-    _flush(folder)
+    fsync(folder)
     for path in _by_update(folder)[KEEP:]:
         shutil.rmtree(path, ignore_errors=True)
     return target
@@ -60,14 +62,11 @@ def mark(folder: Path) -> None:
     """Flush every file of a finished checkpoint to the disk, then write the mark that names their digests."""
     files = {path.relative_to(folder).as_posix(): _digest(path, flush=True) for path in _files(folder)}
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _flush(path)
+        fsync(path)
     draft = folder / (MARK + ".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(files, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    write(draft, json.dumps(files, indent=1))
     os.replace(draft, folder / MARK)
-    _flush(folder)
+    fsync(folder)
 
 
 def damage(folder: Path) -> str | None:
@@ -119,6 +118,11 @@ def newest(resume: Path, log: logging.Logger) -> Path | None:
         else:
             return path
     return None
+
+
+def marked(resume: Path) -> list[Path]:
+    """Checkpoints that were finished, the newest first; whether their bytes still hold is not looked at."""
+    return [path for path in _by_update(kept(resume)) if (path / MARK).exists()]
 
 
 def update_of(checkpoint: Path) -> int:
@@ -179,11 +183,3 @@ def _digest(path: Path, *, flush: bool = False) -> str:
         if flush:
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steps.lib import runs
+from steps.lib.artifact import MANIFEST
 from steps.lib.errors import ArtifactError, Resumable
 from steps.lib.locks import hold, holder
 from steps.lib.partials import written
-from steps.lib.references import YOUNG, Content, age, lock_keys, lock_of, references, who
+from steps.lib.references import YOUNG, Content, age, lock_keys, references, who
 from steps.lib.remote import RemoteStore
 from steps.lib.runtime import Stop
-from steps.lib.store import BROKEN, LOG, MANIFEST, Store
+from steps.lib.store import BROKEN, LOG, Store, lock_of
 from steps.lib.tickets import Ticket
 
 WAIT = 3.0

@@ -18,13 +18,14 @@ from types import ModuleType
 from typing import NoReturn
 
 from steps.lib import runtime
+from steps.lib.artifact import Artifact, examine
 from steps.lib.config import load
 from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError, Resumable
 from steps.lib.locks import hold
 from steps.lib.place import FolderPlace
 from steps.lib.remote import open_store
 from steps.lib.step import Spec, build, config_class, input_names, module_of
-from steps.lib.store import Artifact, damage
+from steps.lib.store import lock_of
 
 ERROR_FILE = "PREFLINE_ERROR_FILE"
 """Variable that names the file for a failed step's message; set by the engine."""
@@ -94,7 +95,7 @@ def _door(module: ModuleType, arguments: argparse.Namespace, argv: Sequence[str]
         return
     store = open_store(arguments.store, arguments.cache) if arguments.store else None
     place = store.place if store else FolderPlace(arguments.out.parent)
-    lock = f".locks/{key.replace('/', '-') if store else arguments.out.name}"
+    lock = lock_of(key if store else arguments.out.name)
     log = runtime.logger(name, None)
     before = _seal(arguments.out)
     with runtime.stop_signals() as stop, hold(place, lock, log=log, stop=stop, lost=_lost) as held:
@@ -130,7 +131,8 @@ def _existing(out: Path, key: str) -> Artifact | None:
 
 def _seal(folder: Path) -> str:
     """Seal of the artifact that lies there: whether another process built it anew while this one waited. "" for none."""
-    return "" if damage(folder) else str(Artifact.read(folder).manifest["seal"])
+    found = examine(folder)
+    return found.seal if isinstance(found, Artifact) else ""
 
 
 def _under_torchrun(name: str, processes: int, argv: Sequence[str], stop: runtime.Stop) -> None:

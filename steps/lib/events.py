@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steps.lib.durable import fsync, write
 from steps.lib.errors import ArtifactError
 from steps.lib.tickets import abandoned, mark
 
@@ -123,7 +124,7 @@ class EventLog:
     def append(self, claim: Callable[[History], dict[str, Any] | None]) -> Event:
         """Claim the next event; when another process was faster, look again. A claim of None changes nothing."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in abandoned(self.folder, DRAFT):
+        for left in abandoned(self.folder, f".*{DRAFT}"):
             left.unlink(missing_ok=True)
         while True:
             history = self.read()
@@ -147,20 +148,3 @@ class EventLog:
                 draft.unlink()
             fsync(self.folder)
             return event
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that survives a power cut."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def fsync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

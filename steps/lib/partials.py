@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.lib import checkpoints
 from steps.lib.step import Spec
 
 COUNTS = {
@@ -35,13 +36,11 @@ class Progress:
 def progress(partial: Path, spec: Spec) -> Iterator[Progress]:
     """Updates of the newest whole checkpoint, answers and units in the ledgers. What cannot be read says nothing."""
     resume = partial / ".resume"
-    marks = [mark for mark in resume.rglob("complete.json") if mark.parent.name.startswith("checkpoint-")]
-    newest = max((mark.parent for mark in marks), key=_update, default=None)
-    if newest:
+    if newest := next(iter(checkpoints.marked(resume)), None):
         total = None
         with suppress(OSError, ValueError):
             total = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8")).get("max_steps")
-        yield Progress(_update(newest), total, "updates")
+        yield Progress(checkpoints.update_of(newest), total, "updates")
     ledgers = [path for path in sorted(resume.rglob("*.sqlite")) if not path.name.startswith("damaged-")]
     for unit, statement in COUNTS.items():
         counts = [count for path in ledgers if (count := _count(path, statement)) is not None]
@@ -56,11 +55,6 @@ def written(folder: Path) -> float:
         with suppress(OSError):
             newest = max(newest, one.lstat().st_mtime)
     return newest
-
-
-def _update(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else 0
 
 
 def _count(path: Path, statement: str) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steps.lib.store import Artifact
+from steps.lib.artifact import Artifact
 
 PLACES = ("path", "hub", "model")
 """Fields of a section that say where something lies."""

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from steps.lib import runs
+from steps.lib.artifact import MANIFEST
 from steps.lib.locks import Holder, holder
 from steps.lib.partials import written
 from steps.lib.registry import Registry
 from steps.lib.remote import RemoteStore
-from steps.lib.store import BROKEN, MANIFEST, Store
+from steps.lib.store import BROKEN, LOCKS, Store, lock_of
 
 YOUNG = 3600.0
 """Seconds in which everything is needed: a run may have just begun."""
-LOCKS = ".locks"
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,6 @@ def without_manifest(store: Store) -> list[str]:
     folders = [folder for folder in sorted(store.root.glob("[!.]*/*")) if re.fullmatch(r"[0-9a-f]{20}", folder.name)]
     kept = [folder for folder in folders if folder.parent.name != BROKEN and not (folder / MANIFEST).exists()]
     return [folder.relative_to(store.root).as_posix() for folder in kept]
-
-
-def lock_of(key: str) -> str:
-    """Name of a key's lock."""
-    return f"{LOCKS}/{key.replace('/', '-', 1)}"
 
 
 def lock_keys(store: Store) -> list[str]:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.lib.durable import fsync, write
 from steps.lib.errors import ArtifactError
-from steps.lib.events import DRAFT, Event, EventLog, History, fsync, write
+from steps.lib.events import DRAFT, Event, EventLog, History
 from steps.lib.tickets import abandoned, mark
 
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.md", "*.jsonl.zst")
@@ -65,7 +66,7 @@ class Registry:
         home = self._home(name)
         files = _inspect(folder)
         (home / "versions").mkdir(parents=True, exist_ok=True)
-        for left in abandoned(home / "versions", PARTIAL):
+        for left in abandoned(home / "versions", f".*{PARTIAL}"):
             shutil.rmtree(left, ignore_errors=True)
         staged = home / "versions" / f".{mark()}{PARTIAL}"
         listing = []
@@ -245,7 +246,7 @@ class Registry:
 
     def _cache(self, name: str) -> None:
         history = self.history(name)
-        for left in abandoned(self._home(name), DRAFT):
+        for left in abandoned(self._home(name), f".*{DRAFT}"):
             left.unlink(missing_ok=True)
         draft = self._home(name) / f".{mark()}{DRAFT}"
         write(draft, json.dumps({"seq": len(history.events), "aliases": history.aliases()}, indent=1) + "\n")

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,14 +26,20 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
+from steps.lib.artifact import MANIFEST, Artifact, other_bytes, parse
 from steps.lib.digests import digest_files, digest_text
+from steps.lib.durable import fsync
 from steps.lib.errors import ArtifactError, ConfigError, Damaged
 from steps.lib.objects import NO_ROOM, PACKAGES, Trouble, UrlPlace, open_place
 from steps.lib.place import Place
-from steps.lib.store import BROKEN, LOG, MANIFEST, Artifact, Store, seal
+from steps.lib.store import BROKEN, LOG, Store
+from steps.lib.tickets import abandoned, mark
 
 SAME = {"s3a": "s3", "gcs": "gs"}
 """Other names of a protocol."""
+HERE = "in the copy on this machine: "
+FETCH = ".fetch-"
+"""In the names of folders into which something is fetched."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,27 @@ class RemoteStore(Store):
                 LOG.warning("artifact %s is on this machine only, and stays so: %s", key, error)
             return self._here.find(key)
         if here is not None and there is not None:
-            if _seal(here) == _seal(there):
+            if here.seal == there.seal:
                 return here
             self._here.set_aside(key, f"another result of the same key counts, the one at {self.name}")
         return there
+
+    def look(self, key: str) -> Artifact | str | None:
+        """What lies at a key: at the URL by manifest and sizes (bytes are proved when they are fetched), else in the cache."""
+        with _clear():
+            found = self._examine(key, self.remote.read(f"{key}/{MANIFEST}"))
+        return self._here.look(key) if found is None else found
+
+    def prove(self, key: str) -> str | None:
+        """What is wrong with an artifact after reading all of its bytes at the URL, and in the cache where it lies there."""
+        with _clear():
+            found = self._examine(key, self.remote.read(f"{key}/{MANIFEST}"))
+            if not isinstance(found, Artifact):
+                return found if found else f"no {MANIFEST}"
+            with tempfile.TemporaryDirectory(prefix="prefline-") as folder:
+                problem = self._download(found, Path(folder))
+        here = self._here.prove(key) if found.path.exists() else None
+        return problem or (f"{HERE}{here}" if here else None)
 
     def fetch(self, artifact: Artifact, *, alone: bool = False) -> Artifact:
         """Bring all bytes of an artifact and (unless ``alone``) of its ancestors into the cache, each file proved by its digest.
@@ -114,7 +137,7 @@ class RemoteStore(Store):
         key = artifact.key
         with _clear():
             there = self._there(key)
-            if replace and there is not None and _seal(there) != _seal(artifact):
+            if replace and there is not None and there.seal != artifact.seal:
                 self._set_aside_there(key, "built again on request")
                 there = None
             if there is None:
@@ -123,7 +146,7 @@ class RemoteStore(Store):
                     self.remote.together([partial(self.remote.drop, name) for name in left])
                     return
                 there = self._there(key)
-        if there is not None and _seal(there) != _seal(artifact):
+        if there is not None and there.seal != artifact.seal:
             self._here.set_aside(key, f"another result of the same key was first at {self.name}")
             self.fetch(there)
 
@@ -136,20 +159,28 @@ class RemoteStore(Store):
 
     def artifacts(self, step: str | None = None) -> Iterator[Artifact]:
         """Every artifact with a whole manifest, in the order of its key; its bytes may not be here."""
+        return self.manifests(step)
+
+    def manifests(self, step: str | None = None) -> Iterator[Artifact]:
+        """The same: at a URL nothing else is looked at."""
         keys = list(self.keys(step))
         with _clear():
             texts = self.remote.together([partial(self.remote.get, f"{key}/{MANIFEST}") for key in keys], most=16)
         for key, data in zip(keys, texts, strict=True):
-            manifest = None if data is None else _manifest(key, data)
+            manifest = None if data is None else parse(data, key)
             if isinstance(manifest, dict):
                 yield Artifact(self.folder(key), manifest)
 
     def set_aside(self, key: str, reason: str) -> Path:
         """Move an artifact to ``broken/``, at the URL and here, write the reason beside it, and warn.
 
+        A reason that is only of the copy on this machine (``prove``) moves that alone.
+
         Raises:
             ArtifactError: the URL or the cache cannot be written.
         """
+        if reason.startswith(HERE):
+            return self._here.set_aside(key, reason)
         with _clear():
             self._set_aside_there(key, reason)
         return self._here.set_aside(key, reason) if self.folder(key).exists() else self._broken(key)
@@ -173,30 +204,33 @@ class RemoteStore(Store):
     def _there(self, key: str) -> Artifact | None:
         """The artifact at the URL, by its manifest and its files' sizes. A damaged one is set aside."""
         data = self.remote.read(f"{key}/{MANIFEST}")
+        found = self._examine(key, data)
+        if isinstance(found, str):
+            self._set_aside_there(key, found, lambda now: now == data)
+        return found if isinstance(found, Artifact) else None
+
+    def _examine(self, key: str, data: bytes | None) -> Artifact | str | None:
+        """The artifact that a manifest at the URL stands for, or what is wrong with it or its files' sizes."""
         if data is None:
             return None
-        manifest = _manifest(key, data)
-        if isinstance(manifest, dict):
-            artifact = Artifact(self.folder(key), manifest)
-            problem = _misfit(artifact, self.remote.below(_files_of(artifact)))
-            if problem is None:
-                return artifact
-        else:
-            problem = manifest
-        self._set_aside_there(key, problem, lambda now: now == data)
-        return None
+        manifest = parse(data, key)
+        if isinstance(manifest, str):
+            return manifest
+        artifact = Artifact(self.folder(key), manifest)
+        return _misfit(artifact, self.remote.below(_files_of(artifact))) or artifact
 
     def _bring(self, artifact: Artifact) -> Artifact:
         """One artifact's bytes into the cache, by way of a folder beside it."""
         key = artifact.key
         here = self._here.find(key)
-        if here is not None and _seal(here) == _seal(artifact):
+        if here is not None and here.seal == artifact.seal:
             return here
         if here is not None:
             self._here.set_aside(key, f"another result of the same key counts, the one at {self.name}")
         folder = self.folder(key)
-        work = folder.with_name(f".{folder.name}.fetch-{platform.node()}-{os.getpid()}-{os.urandom(3).hex()}")
-        _sweep(folder.parent)
+        work = folder.with_name(f".{folder.name}{FETCH}{mark()}")
+        for left in abandoned(folder.parent, f".*{FETCH}*"):
+            shutil.rmtree(left, ignore_errors=True)
         try:
             work.mkdir(parents=True)
             problem = self._download(artifact, work)
@@ -215,7 +249,7 @@ class RemoteStore(Store):
             ) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        self._set_aside_there(key, problem, lambda now: _seal(artifact).encode() in now)
+        self._set_aside_there(key, problem, lambda now: artifact.seal.encode() in now)
         raise Damaged(
             f"artifact {key} at {self.name} is damaged: got {problem}, because it was changed after it was uploaded; it is "
             "set aside there: run the same command again, which builds it again"
@@ -237,10 +271,10 @@ class RemoteStore(Store):
             wrong = [name for name in wrong if digests[name] != files[name]["sha256"]]
             if not wrong:
                 return None
-        found, size = digests[wrong[0]][:12], (work / wrong[0]).stat().st_size
+        size = (work / wrong[0]).stat().st_size
         if size != int(files[wrong[0]]["size"]):
             return f"{wrong[0]} of {size} bytes, where the manifest says {files[wrong[0]]['size']}"
-        return f"{wrong[0]} with other bytes (sha256 {found}, where the manifest says {files[wrong[0]]['sha256'][:12]})"
+        return other_bytes(wrong[0], digests[wrong[0]], str(files[wrong[0]]["sha256"]))
 
     def _upload(self, artifact: Artifact) -> list[str]:
         """Put all files that are not there yet. Returns what else lies at the key: leftovers of uploads never finished."""
@@ -314,29 +348,9 @@ def open_store(url: str, cache: Path) -> Store:
     return RemoteStore(cache.resolve() / f"{plain}-{digest_text(f'{endpoint} {place.url}')[:8]}", place)
 
 
-def _seal(artifact: Artifact) -> str:
-    return str(artifact.manifest["seal"])
-
-
 def _files_of(artifact: Artifact) -> str:
     """Folder of an artifact's files at the URL."""
-    return f"{artifact.key}/{_seal(artifact)[:12]}"
-
-
-def _manifest(key: str, data: bytes) -> dict[str, Any] | str:
-    """A manifest's content, or what is wrong with it."""
-    try:
-        manifest: dict[str, Any] = json.loads(data)
-        names = [str(name) for name, facts in manifest["files"].items() if (int(facts["size"]), str(facts["sha256"]))]
-        names += [str(entry["key"]) for entry in manifest["inputs"].values()]
-        if manifest["seal"] != seal(manifest):
-            return f"a {MANIFEST} that was changed after it was written"
-        if manifest["key"] != key:
-            return f"the artifact {manifest['key']} at the place of {key}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"a {MANIFEST} that does not parse ({error!r:.100})"
-    outside = [name for name in names if {"", ".", ".."} & set(name.split("/"))]
-    return f"a {MANIFEST} that names {outside[0]!r}, outside its folder" if outside else manifest
+    return f"{artifact.key}/{artifact.seal[:12]}"
 
 
 def _misfit(artifact: Artifact, sizes: dict[str, int]) -> str | None:
@@ -352,10 +366,9 @@ def _misfit(artifact: Artifact, sizes: dict[str, int]) -> str | None:
 
 def _settle(work: Path, manifest: dict[str, Any]) -> None:
     """Manifest last, and all on the disk."""
-    with (work / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1, ensure_ascii=False)
+    (work / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
     for path in (*work.rglob("*"), work):
-        _fsync(path)
+        fsync(path)
 
 
 def _rename(work: Path, folder: Path) -> None:
@@ -365,26 +378,7 @@ def _rename(work: Path, folder: Path) -> None:
         if folder.is_dir():  # POSIX lets a system say EEXIST or ENOTEMPTY
             raise FileExistsError(*error.args) from error
         raise
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what downloads of this machine left whose process is gone."""
-    for path in folder.glob(f".*.fetch-{platform.node()}-*-*"):
-        try:
-            os.kill(int(path.name.rsplit("-", 2)[1]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue
+    fsync(folder.parent)
 
 
 @contextmanager

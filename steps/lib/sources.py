@@ -248,11 +248,13 @@ def read_pairs(source: Source) -> Iterator[Pair | Rejected]:
 def digest(source: Source) -> str:
     """Content identity for the key: sha256 of the file or folder, or ``id@commit`` of a hub data set.
 
+    A file's ending belongs to it: it says how the bytes are read.
+
     Raises:
         DataError: there is no such file, or the hub does not answer.
     """
     if source.path is not None:
-        return digest_file(source.path)
+        return digest_file(source.path) + source.path.suffix.lower()
     assert source.hub is not None
     if Path(source.hub).is_dir():
         return digest_folder(Path(source.hub))

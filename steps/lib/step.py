@@ -24,11 +24,13 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar, get_type_hints
 
 from steps.lib import runtime, tracking
+from steps.lib.artifact import Artifact, examine
 from steps.lib.code import closure
 from steps.lib.config import Section, key_view
 from steps.lib.digests import digest_text
 from steps.lib.ledger import RowLedger
-from steps.lib.store import Artifact, clear, damage, finish, publish, work_folder
+from steps.lib.publishing import clear, finish, publish
+from steps.lib.store import work_folder
 
 T = TypeVar("T")
 
@@ -157,8 +159,9 @@ def build(
     work = work_folder(target)
     resume = work / ".resume"
     if rank == 0:
-        if damage(work, key=key_of(parts), deep=True) is None:  # killed between its manifest and its last rename
-            return finish(work, target, Artifact.read(work).manifest)
+        done = examine(work, key=key_of(parts), deep=True)
+        if isinstance(done, Artifact):  # killed between its manifest and its last rename
+            return finish(work, target, done.manifest)
         clear(work)
     for folder in (resume, work / "record"):
         folder.mkdir(parents=True, exist_ok=True)

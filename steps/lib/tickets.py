@@ -6,9 +6,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+MARK = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-[0-9a-f]{8}")
+"""Machine, process, its start; and a random part."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,14 @@ def mark() -> str:
     return f"{_machine()}-{pid}-{_start_of(pid) or '0'}-{os.urandom(4).hex()}"
 
 
-def abandoned(folder: Path, suffix: str) -> list[Path]:
-    """Files and folders ``.<mark><suffix>`` whose process ran on this machine and is gone."""
+def abandoned(folder: Path, pattern: str) -> list[Path]:
+    """What fits a pattern and has in its name the mark of a process of this machine that is gone."""
     found = []
-    for path in folder.glob(f".*{suffix}"):
-        parts = path.name[1 : -len(suffix)].split("-")
-        if len(parts) == 4 and parts[0] == _machine() and parts[1].isdigit():
-            start = _start_of(int(parts[1]))
-            if start is None or (start and parts[2] != "0" and start != parts[2]):
+    for path in folder.glob(pattern):
+        match = MARK.search(path.name)
+        if match and match[1] == _machine():
+            start = _start_of(int(match[2]))
+            if start is None or (start and match[3] != "0" and start != match[3]):
                 found.append(path)
     return found
 

@@ -30,7 +30,8 @@ from flows.engine import Outcome, Plan
 from flows.line import STEPS
 from steps.lib import door
 from steps.lib import step as step_shape
-from steps.lib.store import MANIFEST, Artifact, Store
+from steps.lib.artifact import MANIFEST, Artifact
+from steps.lib.store import Store
 
 ROOT_USER = hasattr(os, "geteuid") and os.geteuid() == 0
 

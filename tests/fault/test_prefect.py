@@ -17,7 +17,7 @@ from minimal import ROOT, Line, line_recipe
 from openai_server import Act, serve
 from prefect_server import PrefectServer, group, processes, steps_of, until
 
-from steps.lib.store import Artifact
+from steps.lib.artifact import Artifact
 
 pytestmark = [pytest.mark.flow, pytest.mark.server, pytest.mark.long]
 

@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault.micro import digests, in_this_process, micro_line, walk
 from minimal import ROOT, Line
-from s3_server import Act, Asked, Server, environment, serve
+from s3_server import Act, Asked, Server, machine
 
 from flows.engine import Plan
-from steps.lib.remote import RemoteStore, open_store
-from steps.lib.store import MANIFEST, Artifact, Store, lineage, publish, work_folder
+from steps.lib.artifact import MANIFEST, Artifact, lineage
+from steps.lib.publishing import publish
+from steps.lib.remote import RemoteStore
+from steps.lib.store import Store, work_folder
 
 pytestmark = pytest.mark.server
 FILES = {f"model/part-{n}.bin": os.urandom(4000 + n) for n in range(6)}
@@ -27,49 +29,10 @@ import logging, sys, time
 from pathlib import Path
 from steps.lib.locks import hold
 from steps.lib.remote import open_store
-from steps.lib.store import Artifact
+from steps.lib.artifact import Artifact
 store = open_store(sys.argv[1], Path(sys.argv[2]))
 log = logging.getLogger("test")
 """
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with serve() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """The server without faults, and the environment that leads to it."""
-    running.decide = lambda asked: None
-    running.log.clear()
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    for name, value in environment(running, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    yield running
-    running.decide = lambda asked: None
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    return f"s3://{server.bucket()}/line"
-
-
-@pytest.fixture
-def one(url: str, tmp_path: Path) -> RemoteStore:
-    return machine(url, tmp_path / "one")
-
-
-@pytest.fixture
-def two(url: str, tmp_path: Path) -> RemoteStore:
-    return machine(url, tmp_path / "two")
-
-
-def machine(url: str, cache: Path) -> RemoteStore:
-    store = open_store(url, cache)
-    assert isinstance(store, RemoteStore)
-    return store
 
 
 def process(store: RemoteStore, code: str, *argv: str) -> subprocess.Popen[str]:
@@ -113,23 +76,23 @@ def killed_at(number: int, method: str, child: list[subprocess.Popen[str]]) -> C
 
 
 @pytest.mark.parametrize("number", [1, 6, 7])
-def test_an_upload_that_is_killed_goes_on(one: RemoteStore, two: RemoteStore, server: Server, number: int) -> None:
+def test_an_upload_that_is_killed_goes_on(one: RemoteStore, two: RemoteStore, s3: Server, number: int) -> None:
     artifact = built(one)
     child: list[subprocess.Popen[str]] = []
-    server.decide = killed_at(number, "PUT", child)
+    s3.decide = killed_at(number, "PUT", child)
     child.append(process(one, "store.keep(Artifact.read(store.folder('sft/1')))"))
     child[0].communicate(timeout=60)
     assert child[0].returncode == -signal.SIGKILL
     time.sleep(0.1)  # what was under way is served or dropped
-    server.decide = lambda asked: None
+    s3.decide = lambda asked: None
     there = set(one.remote.below("sft/1"))
     visible = f"sft/1/{MANIFEST}" in there
     assert not visible or len(there) == 7, "the manifest is there only when all files are"
     found = two.find("sft/1")
     assert (found is not None) == visible
-    server.log.clear()
+    s3.log.clear()
     assert one.find("sft/1") == artifact
-    sent = {path.partition("/line/")[2] for path in server.puts("sft/1")}
+    sent = {path.partition("/line/")[2] for path in s3.puts("sft/1")}
     assert not sent & there and sent | there == set(one.remote.below("sft/1")), "nothing whole is sent twice"
     found = two.find("sft/1")
     assert found and bytes_of(two.fetch(found)) == FILES
@@ -137,15 +100,15 @@ def test_an_upload_that_is_killed_goes_on(one: RemoteStore, two: RemoteStore, se
 
 @pytest.mark.parametrize("number", [1, 5])
 def test_a_download_that_is_killed_leaves_nothing_that_counts(
-    one: RemoteStore, two: RemoteStore, server: Server, number: int
+    one: RemoteStore, two: RemoteStore, s3: Server, number: int
 ) -> None:
     one.keep(built(one))
     child: list[subprocess.Popen[str]] = []
-    server.decide = killed_at(number, "GET", child)
+    s3.decide = killed_at(number, "GET", child)
     child.append(process(two, "store.fetch(store.find('sft/1'))"))
     child[0].communicate(timeout=60)
     assert child[0].returncode == -signal.SIGKILL
-    server.decide = lambda asked: None
+    s3.decide = lambda asked: None
     left = [path.name for path in (two.root / "sft").iterdir()]
     assert len(left) == 1 and left[0].startswith(".1.fetch-")
     assert [store.find("sft/1") for store in (Store(two.root),)] == [None] and not list(Store(two.root).keys())
@@ -166,7 +129,7 @@ def test_downloads_of_one_artifact_at_once(one: RemoteStore, two: RemoteStore) -
     assert [path.name for path in (two.root / "sft").iterdir()] == ["1"]
 
 
-def test_a_process_with_an_open_store_ends_when_it_is_told_to(one: RemoteStore, server: Server) -> None:
+def test_a_process_with_an_open_store_ends_when_it_is_told_to(one: RemoteStore, s3: Server) -> None:
     one.keep(built(one))
     child = process(one, "store.find('sft/1'); print('ready', flush=True); time.sleep(60)")
     assert child.stdout and child.stdout.readline() == "ready\n"
@@ -178,7 +141,7 @@ def test_a_process_with_an_open_store_ends_when_it_is_told_to(one: RemoteStore, 
     child = process(one, "store.find('sft/1')")
     assert child.communicate(timeout=60) == ("", "") and child.returncode == 0
 
-    server.decide = lambda asked: Act(delay=5)  # in the middle of a request
+    s3.decide = lambda asked: Act(delay=5)  # in the middle of a request
     child = process(one, "print('ready', flush=True); store.find('sft/1')")
     assert child.stdout and child.stdout.readline() == "ready\n"
     time.sleep(0.5)

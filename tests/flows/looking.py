@@ -10,9 +10,10 @@ from typing import Any
 from minimal import Line
 
 from flows import line as lines
+from steps.lib.artifact import Artifact
 from steps.lib.config import Section
 from steps.lib.step import Spec
-from steps.lib.store import Artifact, Store
+from steps.lib.store import Store
 
 BEHIND: Any = object()
 """In place of an artifact that is not there: what reads it can have no key yet."""

@@ -18,9 +18,11 @@ from looking import READERS, behind, looked, missing
 from minimal import ROOT, SEEDS, Line
 
 from flows.line import STEPS, AlignConfig
+from steps.lib.artifact import Artifact
 from steps.lib.config import load
+from steps.lib.publishing import publish
 from steps.lib.step import build, input_names, module_of
-from steps.lib.store import Artifact, Store, publish, work_folder
+from steps.lib.store import Store, work_folder
 
 pytestmark = pytest.mark.tiny
 

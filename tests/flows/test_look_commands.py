@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import example_report
 import pytest
 from minimal import ROOT, Line, line_recipe
 from rich.cells import cell_len
-from s3_server import environment, serve
+from s3_server import machine
 from test_plan import config_of, everything, fake, fill
 
 from flows.commands import gc, lineage, show, status, verify, why
@@ -25,7 +24,7 @@ from flows.plan import walk
 from steps.lib import runs
 from steps.lib.errors import ArtifactError, ConfigError
 from steps.lib.registry import Registry
-from steps.lib.remote import RemoteStore, open_store
+from steps.lib.remote import RemoteStore
 from steps.lib.store import Store
 
 
@@ -403,24 +402,16 @@ def test_pins_are_taken_away_by_their_start(old: Line, store: Store, capsys: pyt
 
 
 @pytest.fixture
-def at_url(filled: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteStore]:
+def at_url(filled: Line, url: str, tmp_path: Path) -> RemoteStore:
     """The filled store, uploaded to a real server that speaks S3; this machine's cache is empty."""
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    with serve() as server:
-        for name, value in environment(server, tmp_path).items():
-            monkeypatch.setenv(name, value)
-        url = f"s3://{server.bucket()}/line"
-        builder = open_store(url, tmp_path / "builder")
-        assert isinstance(builder, RemoteStore)
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3 * 24 * 3600))
-        for look in walk(config_of(filled, "promote=null"), Store(filled.folder / "store")):
-            assert look.spec
-            builder.keep(fake(builder, look.spec, finished=when))
-        recipe = json.loads(filled.recipe.read_text()) | {"store": url, "cache": str(tmp_path / "cache")}
-        filled.recipe.write_text(json.dumps(recipe))
-        store = open_store(url, tmp_path / "cache")
-        assert isinstance(store, RemoteStore)
-        yield store
+    builder = machine(url, tmp_path / "builder")
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3 * 24 * 3600))
+    for look in walk(config_of(filled, "promote=null"), Store(filled.folder / "store")):
+        assert look.spec
+        builder.keep(fake(builder, look.spec, finished=when))
+    recipe = json.loads(filled.recipe.read_text()) | {"store": url, "cache": str(tmp_path / "cache")}
+    filled.recipe.write_text(json.dumps(recipe))
+    return machine(url, tmp_path / "cache")
 
 
 @pytest.mark.server

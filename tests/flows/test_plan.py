@@ -19,10 +19,12 @@ from minimal import ROOT, Line, line_recipe
 from flows import plan
 from flows.line import AlignConfig
 from flows.plan import Look, walk
+from steps.lib.artifact import Artifact
 from steps.lib.code import closure
 from steps.lib.errors import ArtifactError, ConfigError
+from steps.lib.publishing import publish
 from steps.lib.step import Spec
-from steps.lib.store import Artifact, Store, publish
+from steps.lib.store import Store
 
 
 def config_of(line: Line, *overrides: str) -> AlignConfig:

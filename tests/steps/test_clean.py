@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from steps import clean
 from steps.clean import CleanConfig
 from steps.lib import shards as sharding
+from steps.lib.artifact import Artifact, seal
 from steps.lib.config import key_view
 from steps.lib.dedup import near_to
 from steps.lib.digests import digest_file
@@ -25,7 +26,6 @@ from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, read_pa
 from steps.lib.shards import Shard, shards
 from steps.lib.sieve import fold
 from steps.lib.step import Context, Metrics
-from steps.lib.store import Artifact, seal
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

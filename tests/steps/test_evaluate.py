@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from training_runs import argv, spec
 
 from steps import evaluate
 from steps.lib import chat, evals, inference, models
+from steps.lib.artifact import Artifact
 from steps.lib.errors import DataError
 from steps.lib.evals import Heldout, Limits, add_implicit, repetition, score_model
 from steps.lib.figures import Item, read_items
 from steps.lib.rows import Pair, Text, read_parquet
-from steps.lib.store import Artifact
 
 pytestmark = pytest.mark.tiny
 
@@ -250,7 +251,8 @@ def test_repetition_is_the_share_of_grams_seen_before() -> None:
 
 # --- resuming --------------------------------------------------------------------------------------------------------
 
-IMPORTS = ("torch", "transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb", "jinja2", "pandas")
+QLORA = ("peft.tuners.lora.bnb",) if find_spec("bitsandbytes") else ()  # peft imports it where the package is there
+IMPORTS = ("torch", "transformers.models.llama.modeling_llama", "peft", *QLORA, "jinja2", "pandas")
 
 
 def inputs_of(chain: TinyChain) -> dict[str, Artifact]:

@@ -18,11 +18,12 @@ from training_runs import argv, environment, spec
 
 from steps import pairs
 from steps.lib import inference
+from steps.lib.artifact import Artifact
 from steps.lib.errors import ConfigError, DataError
 from steps.lib.rows import Candidate, Chat, Dropped, Pair, read_parquet
 from steps.lib.rules import Task
 from steps.lib.step import build
-from steps.lib.store import Artifact, work_folder
+from steps.lib.store import work_folder
 from steps.pairs import PairsConfig
 
 pytestmark = pytest.mark.tiny

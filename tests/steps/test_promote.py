@@ -18,11 +18,11 @@ from example_report import safetensors
 from steps import promote
 from steps.lib import figures
 from steps.lib import report as reports
+from steps.lib.artifact import seal
 from steps.lib.digests import digest_file
 from steps.lib.figures import Item
 from steps.lib.registry import Registry
 from steps.lib.step import Context
-from steps.lib.store import seal
 from steps.promote import Guard, Primary, PromoteConfig, Verdict
 
 

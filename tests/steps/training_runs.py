@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.lib import checkpoints, history
+from steps.lib.artifact import Artifact
 from steps.lib.door import main
 from steps.lib.step import Spec, build, module_of
-from steps.lib.store import Artifact, work_folder
+from steps.lib.store import work_folder
 
 LOADED = ["torch", "transformers", "datasets", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
 """Modules of the process from which those of the steps are forked: importing them takes longer than training."""

@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from minimal import ROOT
 
 from steps.lib import runs
+from steps.lib.artifact import Artifact
 from steps.lib.collect import Busy, Item, alone, collect, survey
 from steps.lib.digests import digest_text
 from steps.lib.errors import ArtifactError
 from steps.lib.locks import hold
+from steps.lib.publishing import publish
 from steps.lib.references import references
 from steps.lib.registry import Registry
-from steps.lib.store import Artifact, Store, publish
+from steps.lib.store import Store
 
 OLD = time.time() - 3 * 24 * 3600.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from steps.lib.artifact import Artifact
 from steps.lib.parts import Part, differences, flat, nearest, parts_of
-from steps.lib.store import Artifact
 
 CONFIG = {
     "domain": [{"name": "shop", "path": "data/shop.jsonl"}, {"name": "news", "hub": "org/news"}],

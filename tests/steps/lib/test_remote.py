@@ -10,48 +10,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import Act, Asked, Server, environment, serve
+from s3_server import Act, Asked, Server, machine
 
-from steps.lib import digests, objects
+from steps.lib import objects
+from steps.lib.artifact import MANIFEST, Artifact, lineage
 from steps.lib.errors import ArtifactError, ConfigError
 from steps.lib.models import model_folder, write_location
 from steps.lib.objects import Trouble, UrlPlace
+from steps.lib.publishing import publish
 from steps.lib.remote import RemoteStore, open_store
-from steps.lib.store import MANIFEST, Artifact, Store, lineage, publish, work_folder
+from steps.lib.store import Store, work_folder
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with serve() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """The server without faults, and the environment that leads to it."""
-    monkeypatch.setattr(digests, "YOUNG", 10_000_000)  # nanoseconds; nothing here stands on more
-    running.decide = lambda asked: None
-    running.log.clear()
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    for name, value in environment(running, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    yield running
-    running.decide = lambda asked: None
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    """The URL of an empty store."""
-    return f"s3://{server.bucket()}/team/line"
 
 
 @pytest.fixture
@@ -59,24 +35,6 @@ def place(url: str, tmp_path: Path) -> UrlPlace:
     store = open_store(url, tmp_path)
     assert isinstance(store, RemoteStore)
     return store.remote
-
-
-@pytest.fixture
-def one(url: str, tmp_path: Path) -> RemoteStore:
-    """The store as one machine sees it."""
-    return machine(url, tmp_path / "one")
-
-
-@pytest.fixture
-def two(url: str, tmp_path: Path) -> RemoteStore:
-    """The same store, as another machine sees it."""
-    return machine(url, tmp_path / "two")
-
-
-def machine(url: str, cache: Path) -> RemoteStore:
-    store = open_store(url, cache)
-    assert isinstance(store, RemoteStore)
-    return store
 
 
 def build(store: Store, key: str, files: dict[str, bytes] | None = None, *inputs: Artifact) -> Artifact:
@@ -190,7 +148,7 @@ def test_of_many_processes_one_creates(url: str, place: UrlPlace) -> None:
     assert all(place.read(f"race/{name}") == who.encode() for who, names in won.items() for name in names)
 
 
-def test_a_create_whose_answer_is_lost_counts_once(place: UrlPlace, server: Server) -> None:
+def test_a_create_whose_answer_is_lost_counts_once(place: UrlPlace, s3: Server) -> None:
     """The request is sent again by the package, and refused: by what we wrote ourselves."""
     assert place.create("warm", b"")
     lost: list[Asked] = []
@@ -201,30 +159,30 @@ def test_a_create_whose_answer_is_lost_counts_once(place: UrlPlace, server: Serv
             return Act(lose=True)
         return None
 
-    server.decide = lose_the_first
+    s3.decide = lose_the_first
     assert place.create("lock", b"same") is True
-    assert lost and len(server.puts("/lock")) == 2
+    assert lost and len(s3.puts("/lock")) == 2
     assert place.create("lock", b"same") is False
 
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
-def test_creates_that_meet_are_sent_again(place: UrlPlace, server: Server, code: str) -> None:
+def test_creates_that_meet_are_sent_again(place: UrlPlace, s3: Server, code: str) -> None:
     acts = iter([Act(refuse=(409, code)), Act(refuse=(409, code))])
     assert place.create("warm", b"")
-    server.decide = lambda asked: next(acts, None) if asked.path.endswith("/lock") else None
+    s3.decide = lambda asked: next(acts, None) if asked.path.endswith("/lock") else None
     assert place.create("lock", b"mine") is True and place.create("lock", b"yours") is False
 
 
-def test_a_refusal_that_does_not_name_its_condition(place: UrlPlace, server: Server) -> None:
+def test_a_refusal_that_does_not_name_its_condition(place: UrlPlace, s3: Server) -> None:
     """S3 says which condition failed, others do not."""
     assert place.create("lock", b"mine")
-    server.decide = lambda asked: Act(refuse=(412, "PreconditionFailed")) if asked.conditional else None
+    s3.decide = lambda asked: Act(refuse=(412, "PreconditionFailed")) if asked.conditional else None
     assert place.create("lock", b"yours") is False
 
 
 @pytest.mark.parametrize("act", [Act(overwrite=True), Act(refuse=(501, "NotImplemented"))])
-def test_a_server_without_conditional_create_is_refused(place: UrlPlace, server: Server, act: Act) -> None:
-    server.decide = lambda asked: act if asked.conditional else None
+def test_a_server_without_conditional_create_is_refused(place: UrlPlace, s3: Server, act: Act) -> None:
+    s3.decide = lambda asked: act if asked.conditional else None
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"cannot be used: got a second \.prefline in place of a refusal"):
             place.create("lock", b"")
@@ -234,16 +192,14 @@ def test_a_server_without_conditional_create_is_refused(place: UrlPlace, server:
 # --- what cannot be reached ------------------------------------------------------------------------------------------
 
 
-def test_a_bucket_that_may_only_be_read(one: RemoteStore, two: RemoteStore, server: Server) -> None:
+def test_a_bucket_that_may_only_be_read(one: RemoteStore, two: RemoteStore, s3: Server) -> None:
     """All that is there can be used; the first thing that a build needs, its lock, says no at once."""
     base = build(one, "base/1")
     one.keep(base)
     chat = build(one, "sft/1", None, base)
     one.keep(chat)
     two = machine(two.name, two.cache)
-    server.decide = lambda asked: (
-        Act(refuse=(403, "AccessDenied")) if asked.method in ("PUT", "DELETE", "POST") else None
-    )
+    s3.decide = lambda asked: Act(refuse=(403, "AccessDenied")) if asked.method in ("PUT", "DELETE", "POST") else None
     found = two.find("sft/1")
     assert found and bytes_of(two.fetch(found)) == bytes_of(chat)
     assert two.find("sft/2") is None
@@ -254,7 +210,7 @@ def test_a_bucket_that_may_only_be_read(one: RemoteStore, two: RemoteStore, serv
     assert two.find("sft/2"), "what is only here can be used, too"
 
 
-def test_a_bucket_that_does_not_exist(server: Server, tmp_path: Path) -> None:
+def test_a_bucket_that_does_not_exist(s3: Server, tmp_path: Path) -> None:
     store = machine("s3://no-such-bucket/x", tmp_path)
     said = "store s3://no-such-bucket/x is not there: got NoSuchBucket .* make the bucket, or correct the URL"
     with pytest.raises(ArtifactError, match=said):
@@ -265,16 +221,16 @@ def test_a_bucket_that_does_not_exist(server: Server, tmp_path: Path) -> None:
         store.place.create("x", b"")
 
 
-def test_a_server_that_is_not_there(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there(s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ArtifactError, match="does not answer: got EndpointConnectionError .* check AWS_ENDPOINT_URL"):
         machine("s3://bucket/x", tmp_path).find("sft/1")
 
 
-def test_a_server_that_does_not_answer(place: UrlPlace, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer(place: UrlPlace, s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat must not hang for minutes."""
     monkeypatch.setattr(objects, "PATIENCE", 0.5)
-    server.decide = lambda asked: Act(delay=3)
+    s3.decide = lambda asked: Act(delay=3)
     for ask in (place.read, place.names, lambda name: place.write(name, b""), place.delete):
         started = time.monotonic()
         with pytest.raises(Trouble, match="does not answer: got FSTimeoutError"):
@@ -282,8 +238,8 @@ def test_a_server_that_does_not_answer(place: UrlPlace, server: Server, monkeypa
         assert time.monotonic() - started < 2
 
 
-def test_wrong_credentials(one: RemoteStore, server: Server) -> None:
-    server.decide = lambda asked: Act(refuse=(403, "InvalidAccessKeyId"))
+def test_wrong_credentials(one: RemoteStore, s3: Server) -> None:
+    s3.decide = lambda asked: Act(refuse=(403, "InvalidAccessKeyId"))
     with pytest.raises(ArtifactError, match="refuses: got InvalidAccessKeyId"):
         one.find("sft/1")
 
@@ -300,7 +256,7 @@ def test_no_credentials(url: str, tmp_path: Path) -> None:
     assert "cannot be opened: got NoCredentialsError" in done.stderr and "set AWS_ACCESS_KEY_ID" in done.stderr
 
 
-def test_a_server_that_fails_once_in_a_while(one: RemoteStore, two: RemoteStore, server: Server) -> None:
+def test_a_server_that_fails_once_in_a_while(one: RemoteStore, two: RemoteStore, s3: Server) -> None:
     """Any request may fail once with a server's error, and one in three may lose its answer."""
     seen: set[Asked] = set()
 
@@ -310,7 +266,7 @@ def test_a_server_that_fails_once_in_a_while(one: RemoteStore, two: RemoteStore,
         seen.add(asked)
         return Act(lose=True) if len(seen) % 3 == 0 else Act(refuse=(503, "SlowDown")) if len(seen) % 3 == 1 else None
 
-    server.decide = decide
+    s3.decide = decide
     artifact = build(one, "sft/1")
     one.keep(artifact)
     found = two.find("sft/1")
@@ -326,7 +282,7 @@ def test_a_folder_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert open_store(f"file://{tmp_path}/a%20b", tmp_path) == Store(tmp_path / "a b")
 
 
-def test_each_url_has_a_cache_of_its_own(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_url_has_a_cache_of_its_own(s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     urls = ["s3://bucket/a/b", "s3://bucket/a-b", "s3://bucket/a", "s3://bucket", "s3://bucket-a/b", "s3://bucket/A/b"]
     roots = [open_store(url, tmp_path).root for url in urls]
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -406,23 +362,23 @@ def test_built_on_one_machine_read_on_another(one: RemoteStore, two: RemoteStore
     assert hidden(two) == [] and all(Artifact.read(two.folder(key), deep=True) for key in list(two.keys()))
 
 
-def test_what_is_here_is_not_fetched_again(one: RemoteStore, two: RemoteStore, server: Server) -> None:
+def test_what_is_here_is_not_fetched_again(one: RemoteStore, two: RemoteStore, s3: Server) -> None:
     one.keep(build(one, "base/1"))
     found = two.find("base/1")
     assert found
     two.fetch(found)
-    server.log.clear()
+    s3.log.clear()
     again = two.find("base/1")
     assert again and again.path.exists()
     two.fetch(again)
-    assert [asked.path.rpartition("/")[2] for asked in server.log if asked.path.count("/") > 1] == [MANIFEST]
+    assert [asked.path.rpartition("/")[2] for asked in s3.log if asked.path.count("/") > 1] == [MANIFEST]
 
 
-def test_the_manifest_comes_last(one: RemoteStore, server: Server) -> None:
+def test_the_manifest_comes_last(one: RemoteStore, s3: Server) -> None:
     one.keep(build(one, "sft/1"))
-    puts = server.puts("sft/1")
+    puts = s3.puts("sft/1")
     assert len(puts) == 4 and [path.endswith(f"sft/1/{MANIFEST}") for path in puts] == [False, False, False, True]
-    assert [asked.conditional for asked in server.log if asked.path == puts[-1] and asked.method == "PUT"] == [True]
+    assert [asked.conditional for asked in s3.log if asked.path == puts[-1] and asked.method == "PUT"] == [True]
 
 
 def test_what_is_only_here_is_kept_at_the_next_look(one: RemoteStore, two: RemoteStore) -> None:
@@ -433,43 +389,43 @@ def test_what_is_only_here_is_kept_at_the_next_look(one: RemoteStore, two: Remot
     assert two.find("sft/1") == Artifact(two.folder("sft/1"), artifact.manifest)
 
 
-def test_an_upload_that_was_cut_off_goes_on(one: RemoteStore, two: RemoteStore, server: Server) -> None:
+def test_an_upload_that_was_cut_off_goes_on(one: RemoteStore, two: RemoteStore, s3: Server) -> None:
     """Whole files are not sent twice; half of an old one, or a foreign one, is."""
     artifact = build(one, "sft/1", {"a": b"a" * 10, "b": b"b" * 10, "c": b"c" * 10, "d": b"d" * 10})
     refused = Act(refuse=(403, "AccessDenied"))
-    server.decide = lambda asked: refused if asked.path.endswith(MANIFEST) and asked.method == "PUT" else None
+    s3.decide = lambda asked: refused if asked.path.endswith(MANIFEST) and asked.method == "PUT" else None
     with pytest.raises(ArtifactError, match="refuses"):
         one.keep(artifact)
-    server.decide = lambda asked: None
+    s3.decide = lambda asked: None
     assert two.find("sft/1") is None
     at = f"sft/1/{artifact.manifest['seal'][:12]}"
     one.remote.write(f"{at}/a", b"half")
     one.remote.write(f"{at}/b", b"B" * 10)
     one.remote.delete(f"{at}/c")
     one.remote.write("sft/1/0123456789ab/x", b"of an upload that nobody finished")
-    server.log.clear()
+    s3.log.clear()
     one.keep(artifact)
-    assert [path.rpartition("/")[2] for path in sorted(server.puts("sft/1"))] == ["a", "b", "c", MANIFEST]
+    assert [path.rpartition("/")[2] for path in sorted(s3.puts("sft/1"))] == ["a", "b", "c", MANIFEST]
     assert objects_of(one, "sft/1") == [*(f"{at}/{name}" for name in "abcd"), f"sft/1/{MANIFEST}"]
     found = two.find("sft/1")
     assert found and bytes_of(two.fetch(found)) == bytes_of(artifact)
 
 
 def test_large_files_go_in_pieces(
-    one: RemoteStore, two: RemoteStore, server: Server, monkeypatch: pytest.MonkeyPatch
+    one: RemoteStore, two: RemoteStore, s3: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "CHUNK", 5 << 20)
     artifact = build(one, "sft/1", {"weights.bin": os.urandom(1 << 20) * 23 + b"end"})
     one.keep(artifact)
-    assert len(server.puts("weights.bin")) == 5
+    assert len(s3.puts("weights.bin")) == 5
     found = two.find("sft/1")
     assert found and bytes_of(two.fetch(found)) == bytes_of(artifact)
-    ranges = [asked for asked in server.log if asked.method == "GET" and asked.path.endswith("weights.bin")]
+    ranges = [asked for asked in s3.log if asked.method == "GET" and asked.path.endswith("weights.bin")]
     assert len(ranges) == 6, "one look and five pieces"
-    server.log.clear()
+    s3.log.clear()
     two.remote.delete(f"sft/1/{MANIFEST}")
     one.keep(artifact)
-    assert not server.puts("weights.bin"), "its digest stands with the object"
+    assert not s3.puts("weights.bin"), "its digest stands with the object"
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -547,7 +503,7 @@ def test_a_machine_that_has_it_whole_mends_the_url(one: RemoteStore, two: Remote
 
 def test_a_manifest_that_points_outside(one: RemoteStore, two: RemoteStore) -> None:
     """Whoever writes to the bucket must not write anywhere else on this machine."""
-    from steps.lib.store import seal
+    from steps.lib.artifact import seal
 
     artifact = build(one, "sft/1", {"w": b"w" * 30})
     changes: list[dict[str, Any]] = [
@@ -696,12 +652,12 @@ def test_set_aside_takes_it_from_everyone(one: RemoteStore, two: RemoteStore) ->
     assert len(reasons(two)) == 1
 
 
-def test_remove_takes_the_manifest_first(one: RemoteStore, two: RemoteStore, server: Server) -> None:
+def test_remove_takes_the_manifest_first(one: RemoteStore, two: RemoteStore, s3: Server) -> None:
     artifact = build(one, "sft/1")
     one.keep(artifact)
-    server.log.clear()
+    s3.log.clear()
     one.remove("sft/1")
-    deleted = [asked.path for asked in server.log if asked.method == "DELETE"]
+    deleted = [asked.path for asked in s3.log if asked.method == "DELETE"]
     assert deleted[0].endswith(f"sft/1/{MANIFEST}") and len(deleted) == 4
     assert objects_of(one, "sft/1") == [] and not artifact.path.exists() and two.find("sft/1") is None
     two.remove("sft/1")

@@ -13,13 +13,15 @@ from typing import Annotated, Any
 import pytest
 from minimal import BASE, ROOT, data_artifact
 
+from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section, load
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import DataError
+from steps.lib.publishing import publish
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics, Spec, build, input_names
-from steps.lib.store import Artifact, publish, work_folder
+from steps.lib.store import work_folder
 
 
 class Inner(Section):

@@ -13,20 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steps.lib import store as stores
+from steps.lib import publishing
+from steps.lib.artifact import MANIFEST, Artifact, damage, lineage, seal
 from steps.lib.digests import digest_file
 from steps.lib.errors import ArtifactError
-from steps.lib.store import (
-    MANIFEST,
-    Artifact,
-    Store,
-    clear,
-    damage,
-    lineage,
-    publish,
-    seal,
-    work_folder,
-)
+from steps.lib.publishing import clear, publish
+from steps.lib.store import Store, work_folder
 
 KEY = "clean/" + "a" * 20
 FILES = {"rows.parquet": b"rows", "model/weights.safetensors": b"weights", "record/log.jsonl": b"{}\n"}
@@ -56,7 +48,7 @@ def test_the_manifest_is_written_last_and_the_rename_comes_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    real_fsync, real_replace = stores._fsync, os.replace
+    real_fsync, real_replace = publishing.fsync, os.replace
 
     def fsync(path: Path) -> None:
         assert not (work_folder(tmp_path / KEY) / MANIFEST).exists() or path.is_dir(), (
@@ -69,8 +61,8 @@ def test_the_manifest_is_written_last_and_the_rename_comes_after_it(
         events.append(f"{Path(source).name} -> {Path(target).name}")
         real_replace(source, target)
 
-    monkeypatch.setattr(stores, "_fsync", fsync)
-    monkeypatch.setattr(stores.os, "replace", replace)
+    monkeypatch.setattr(publishing, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
     publish_at(tmp_path)
     name = KEY.split("/")[1]
     assert sorted(events[:3]) == ["log.jsonl", "rows.parquet", "weights.safetensors"]
@@ -83,7 +75,7 @@ def test_the_manifest_is_written_last_and_the_rename_comes_after_it(
     assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == [name]
 
 
-@pytest.mark.parametrize("moment", ["_fsync", "replace"])
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_a_crash_while_publishing_leaves_the_partial_folder_and_no_artifact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -91,7 +83,7 @@ def test_a_crash_while_publishing_leaves_the_partial_folder_and_no_artifact(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores if moment == "_fsync" else stores.os, moment, crash)
+        patch.setattr(publishing if moment == "fsync" else os, moment, crash)
         with pytest.raises(KeyboardInterrupt):
             publish_at(tmp_path)
     assert Store(tmp_path).find(KEY) is None and not (tmp_path / KEY).exists()
@@ -227,7 +219,7 @@ def test_a_crash_between_the_manifest_and_the_rename_needs_no_second_run(tmp_pat
     made = publish_at(tmp_path)
     os.replace(tmp_path / KEY, work_folder(tmp_path / KEY))
     assert damage(work_folder(tmp_path / KEY), key=KEY, deep=True) is None
-    again = stores.finish(work_folder(tmp_path / KEY), tmp_path / KEY, made.manifest)
+    again = publishing.finish(work_folder(tmp_path / KEY), tmp_path / KEY, made.manifest)
     (tmp_path / "clean" / f".{'a' * 20}.resume").mkdir()
     found = Store(tmp_path).find(KEY)
     assert found and again.digest == made.digest == found.digest
