@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from steps.lib import models, runtime, tiny, training
+from steps.lib import models, packed, runtime, tiny, training
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import ConfigError
@@ -22,7 +22,7 @@ from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics
 from steps.lib.tiny import TinyConfig
 
-VERSION = "1"
+VERSION = "2"
 
 
 class BaseConfig(Section):
@@ -67,21 +67,15 @@ def run(config: BaseConfig, *, corpus: Path | None = None, out: Path, context: C
 
 
 def _train_tiny(config: BaseConfig, texts: list[Text], out: Path, context: Context) -> Metrics:
-    from transformers import Trainer, TrainingArguments
-
     runtime.seed_torch(context.seed)
     training.need_rows(texts, "general text", {})
     tokenizer = tiny.build_tokenizer((row.text for row in texts), config.tiny)
     model = tiny.build_model(tokenizer, config.tiny)
     documents = [tokenizer(row.text)["input_ids"] for row in texts]
-    rows = training.blocks(documents, min(config.train.max_length, config.tiny.max_length), tokenizer.eos_token_id)
-    trainer = Trainer(
-        model=model,
-        args=training.arguments(TrainingArguments, config.train, context),
-        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
-        data_collator=training.pad_batch(tokenizer.pad_token_id),
-    )
-    metrics = Metrics(dict(training.fit(trainer, config.train, context, out)), tokens=sum(map(len, rows)))
+    rows = packed.blocks(documents, min(config.train.max_length, config.tiny.max_length), tokenizer.eos_token_id)
+    trainer = packed.trainer(model, rows, tokenizer, config.train, context)
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    metrics = Metrics(dict(training.fit(trainer, config.train, context, out)), tokens=tokens)
     metrics.values["parameters"] = sum(p.numel() for p in model.parameters())
     metrics.rows.took("texts", len(texts))
     metrics.rows.gave("trained", len(texts))

@@ -19,16 +19,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, chat, models, runtime, training
+from steps.lib import adapters, chat, models, packed, runtime, training
 from steps.lib.checkpoints import Journal
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import TrainingError
 from steps.lib.rows import Dropped, Pair, read_parquet, write_parquet
+from steps.lib.sharing import Shared
 from steps.lib.step import Context, Metrics
 
-VERSION = "1"
+VERSION = "2"
 FIRST_LOSS_TOLERANCE = 1e-3
 
 
@@ -56,7 +57,9 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     model = models.load_policy(
         policy, config.train.precision, quantize="4bit" if config.method == "qlora" else None, trainable=True
     )
-    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]} if config.sft_weight else {}
+    losses: dict[str, Any] = {}
+    if config.sft_weight:
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]}
     arguments = training.arguments(
         DPOConfig,
         config.train,
@@ -68,7 +71,7 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
         **losses,
     )
     trainer = _trainer(context)(
-        model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        model=packed.prepared(model), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
     )
     metrics.values.update(training.fit(trainer, config.train, context, out))
     metrics.values["first_loss"] = round(_sigmoid_loss(training.losses(trainer)[0]["rewards/margins"]), 6)
@@ -110,7 +113,9 @@ def _trainer(context: Context) -> Any:
                 rest = dataset.select(range(known, len(dataset)))
                 loader = self.accelerator.prepare(DataLoader(rest, batch_size, collate_fn=self.data_collator))
                 for batch in context.progress(loader, "reference", len(loader)):
-                    sides = self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
+                    sides = self.accelerator.gather_for_metrics(
+                        self.compute_ref_log_probs(self._shared(self.model), batch)
+                    )
                     done.append([side.tolist() for side in sides])
                     if journal:
                         journal.append(done[-1])
@@ -118,10 +123,13 @@ def _trainer(context: Context) -> Any:
                 dataset = dataset.add_column(f"ref_{side}_logps", [value for batch in done for value in batch[place]])
             return dataset
 
+        def _shared(self, model: Any) -> Shared:
+            return Shared(model, whole=self.model, pad=self.data_collator.pad_token_id)
+
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = super().compute_loss(self._shared(model), inputs, return_outputs, num_items_in_batch)
             if not self.checked and self.state.global_step == 0 and model.training:
                 self.checked = True
                 rewards = [self._metrics["train"][f"rewards/{side}"][-1] for side in ("chosen", "rejected")]

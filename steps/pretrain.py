@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, models, runtime, training
+from steps.lib import adapters, models, packed, runtime, training
 from steps.lib.config import Section
 from steps.lib.door import main
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics
 
-VERSION = "1"
+VERSION = "2"
 
 
 class PretrainConfig(Section):
@@ -38,8 +38,6 @@ class PretrainConfig(Section):
 
 def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context: Context) -> Metrics:
     """Train, and write full weights."""
-    from transformers import Trainer, TrainingArguments
-
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
     tokenizer = models.load_tokenizer(folder)
@@ -50,12 +48,7 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     model = models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None)
     if config.method != "full":
         model = adapters.with_lora(model, config.lora)
-    trainer = Trainer(
-        model=model,
-        args=training.arguments(TrainingArguments, config.train, context),
-        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
-        data_collator=training.pad_batch(tokenizer.pad_token_id),
-    )
+    trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
         _merged(model, config, folder, out).save_pretrained(out / "model")
@@ -65,7 +58,7 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
 
 def _mix(
     config: PretrainConfig, tokenizer: Any, domain: list[Text], general: list[Text], context: Context
-) -> tuple[list[list[int]], Metrics]:
+) -> tuple[list[packed.Row], Metrics]:
     """Packed rows of domain text and of as many general documents as make up the replay share."""
     metrics = Metrics()
     ids = [tokenizer(row.text, add_special_tokens=False)["input_ids"] for row in domain]
@@ -79,8 +72,8 @@ def _mix(
         replay.append(tokenizer(general[index].text, add_special_tokens=False)["input_ids"])
     documents = ids + replay
     random.Random(context.seed + 1).shuffle(documents)
-    rows = training.blocks(documents, config.train.max_length, tokenizer.eos_token_id)
-    metrics.tokens = sum(map(len, rows))
+    rows = packed.blocks(documents, config.train.max_length, tokenizer.eos_token_id)
+    metrics.tokens = sum(len(row["input_ids"]) for row in rows)
     metrics.values["replay_share"] = round(sum(map(len, replay)) / max(1, metrics.tokens), 4)
     metrics.rows.took("domain", len(domain))
     metrics.rows.took("general", len(general))

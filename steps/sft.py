@@ -2,7 +2,7 @@
 
 Reads:  base (base or pretrain): a model; chats (clean): ``chats.parquet``, ``general.parquet`` when replay is asked for.
 Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``record/history.jsonl``.
-Source: LoRA, Hu et al. 2021, 2106.09685; QLoRA, Dettmers et al. 2023, 2305.14314; TRL's SFTTrainer.
+Source: LoRA, Hu et al. 2021, 2106.09685; QLoRA, Dettmers et al. 2023, 2305.14314; packed rows: steps/lib/packed.py.
 Run:    python -m steps.sft --config FILE --base DIR --chats DIR --out DIR
 """
 
@@ -12,14 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from steps.lib import adapters, chat, models, runtime, training
+from steps.lib import adapters, chat, models, packed, runtime, training
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
 from steps.lib.step import Context, Metrics
 
-VERSION = "1"
+VERSION = "2"
 
 
 class SftConfig(Section):
@@ -35,9 +35,6 @@ class SftConfig(Section):
 
 def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Context) -> Metrics:
     """Train an adapter on the chats."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
     tokenizer = models.load_tokenizer(folder)
@@ -46,12 +43,7 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
         models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
         config.lora,
     )
-    trainer = SFTTrainer(
-        model=model,
-        args=training.arguments(SFTConfig, config.train, context, max_length=None, packing=False),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
+    trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
         adapters.save_adapter(trainer.model, out, folder, base)
@@ -60,12 +52,10 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     return metrics
 
 
-def _encode(
-    config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path
-) -> tuple[list[dict[str, list[int]]], Metrics]:
+def _encode(config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path) -> tuple[list[packed.Row], Metrics]:
     """Tokens and labels of the chats that fit, the others dropped with the reason."""
     metrics = Metrics()
-    rows: list[dict[str, list[int]]] = []
+    rows: list[packed.Row] = []
     dropped: list[Dropped] = []
     supervised = 0
     for row in chats:
@@ -84,7 +74,7 @@ def _encode(
                 )
             )
             continue
-        rows.append({"input_ids": encoded.input_ids, "labels": encoded.labels})
+        rows.append(packed.row([(encoded.input_ids, encoded.labels)]))
         supervised += encoded.supervised
     reasons = Counter(row.reason for row in dropped)
     training.need_rows(rows, "chats", reasons)

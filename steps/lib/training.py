@@ -30,9 +30,12 @@ class TrainSettings(Section):
     max_updates: int | None = Field(None, ge=1)
     """Updates after which training stops, whatever the epochs say; null: no limit."""
     batch_size: int = Field(8, ge=1)
-    """Sequences a forward pass."""
+    """Sequences a batch."""
     accumulation: int = Field(1, ge=1)
-    """Forward passes an update, those of all processes together."""
+    """Batches an update, those of all processes together."""
+    tokens_per_pass: Annotated[int, Neutral] = Field(4096, ge=64)
+    """Tokens that one forward pass holds at most (one longer sequence goes alone): what memory allows. The passes of an update are
+    summed, so this changes no result but by rounding."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the updates over which the learning rate rises."""
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -74,10 +77,13 @@ def _uneven(accumulation: int, processes: int) -> str | None:
     )
 
 
-def trainer_arguments(settings: TrainSettings, context: Context) -> dict[str, Any]:
+def trainer_arguments(settings: TrainSettings, context: Context, *, whole: bool = False) -> dict[str, Any]:
     """Keyword arguments for ``TrainingArguments`` and TRL's configs.
 
-    The forward passes of an update are shared by the processes that there really are, however they were started.
+    The batches of an update are shared by the processes that there really are, however they were started.
+
+    Args:
+        whole: the trainer takes all of a process's sequences of an update at once (``packed``), and accumulates nothing.
 
     Raises:
         ConfigError: these processes cannot share them evenly.
@@ -93,8 +99,8 @@ def trainer_arguments(settings: TrainSettings, context: Context) -> dict[str, An
         "learning_rate": settings.lr,
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_updates or -1,
-        "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation // processes,
+        "per_device_train_batch_size": settings.batch_size * (settings.accumulation // processes if whole else 1),
+        "gradient_accumulation_steps": 1 if whole else settings.accumulation // processes,
         "warmup_steps": settings.warmup,
         "lr_scheduler_type": settings.scheduler,
         "weight_decay": settings.weight_decay,
@@ -117,12 +123,12 @@ def trainer_arguments(settings: TrainSettings, context: Context) -> dict[str, An
     }
 
 
-def arguments(kind: Any, settings: TrainSettings, context: Context, **more: Any) -> Any:
+def arguments(kind: Any, settings: TrainSettings, context: Context, *, whole: bool = False, **more: Any) -> Any:
     """The Trainer's arguments, in the class that it wants.
 
     A process has one device: with several GPUs in sight and no torchrun, the Trainer would multiply the batch by their number.
     """
-    made = kind(**trainer_arguments(settings, context), **more)
+    made = kind(**trainer_arguments(settings, context, whole=whole), **more)
     made._n_gpu = min(made.n_gpu, 1)
     return made
 
@@ -217,7 +223,7 @@ def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtim
                 return
             if state.is_world_process_zero:
                 context.log.info("resuming after update %d of %d", state.global_step, state.max_steps)
-            if hasattr(trainer, "_total_train_tokens"):  # TRL's count of tokens starts at 0 in every process
+            if hasattr(trainer, "_total_train_tokens"):  # counts start at 0 in every process
                 trainer._total_train_tokens = int(losses(trainer)[-1]["num_tokens"])
             if state.global_step >= state.max_steps:  # the Trainer would do one more
                 raise _NothingLeft
@@ -260,15 +266,6 @@ def _any_process(trainer: Any, flag: bool) -> bool:
     return bool(trainer.accelerator.reduce(torch.tensor(int(flag), device=trainer.args.device)).item())
 
 
-def blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
-    """Pack documents, a separator after each, into rows of ``length`` tokens; the last row may be shorter.
-
-    Nothing is lost: a document goes on in the next row.
-    """
-    stream = [token for document in documents for token in (*document, separator)]
-    return [stream[i : i + length] for i in range(0, len(stream), length) if len(stream[i : i + length]) > 1]
-
-
 def need_rows(rows: Sequence[object], what: str, dropped: Mapping[str, int]) -> None:
     """Refuse to train on nothing.
 
@@ -280,20 +277,3 @@ def need_rows(rows: Sequence[object], what: str, dropped: Mapping[str, int]) -> 
             f"no {what} left to train on: got 0 rows, because all were dropped ({dict(dropped) or 'none came in'}); raise "
             "max_length or look at dropped.parquet of clean"
         )
-
-
-def pad_batch(pad_token: int) -> Any:
-    """A collator that pads ``input_ids`` and ``labels`` on the right to the longest row of the batch."""
-
-    def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        import torch
-
-        width = max(len(row["input_ids"]) for row in rows)
-
-        def padded(name: str, value: int) -> Any:  # (B, T)
-            return torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
-
-        mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
-        return {"input_ids": padded("input_ids", pad_token), "labels": padded("labels", -100), "attention_mask": mask}
-
-    return collate

@@ -6,24 +6,21 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from minimal import FEW, TinyChain, context
 from pydantic import ValidationError
 
-from steps.lib import checkpoints, history, models
+from steps.lib import checkpoints, history, models, packed
 from steps.lib.adapters import LoraSettings, with_lora
 from steps.lib.errors import ConfigError, DataError, Resumable, TrainingError
 from steps.lib.training import (
     TrainSettings,
     arguments,
-    blocks,
     fit,
     need_rows,
-    pad_batch,
     trainer_arguments,
 )
 
@@ -36,22 +33,14 @@ def trainer(
     chain: TinyChain, out: Path, config: TrainSettings, *, lora: LoraSettings | None = None, track: Any = None
 ) -> tuple[Any, Any]:
     """A Trainer on the tiny base and twelve short rows, and its context."""
-    from transformers import Trainer, TrainingArguments
-
     from steps.lib import runtime
 
     folder = chain.base.path / "model"  # built here at the first use, which draws
     runtime.seed_torch(0)
     model = with_lora(models.load_model(folder), lora or LoraSettings(rank=4, alpha=8, dropout=0.1))
-    rows = [{"input_ids": list(range(5, 12 + n)), "labels": list(range(5, 12 + n))} for n in range(12)]
+    rows = [packed.row([(list(range(5, 12 + n)),) * 2]) for n in range(12)]
     run = context(out, track=track)
-    made = Trainer(
-        model=model,
-        args=arguments(TrainingArguments, config, run),
-        train_dataset=rows,
-        data_collator=pad_batch(0),
-    )
-    return made, run
+    return packed.trainer(model, rows, SimpleNamespace(pad_token_id=0), config, run), run
 
 
 def losses(out: Path) -> list[float]:
@@ -268,24 +257,6 @@ def test_settings_reach_the_trainer(tmp_path: Path) -> None:
         "seed",
         "data_seed",
     }
-
-
-@given(st.lists(st.lists(st.integers(10, 99), max_size=9), max_size=6), st.integers(2, 8))
-def test_packing_loses_no_token(documents: list[list[int]], length: int) -> None:
-    rows = blocks(documents, length, 0)
-    stream = [token for document in documents for token in (*document, 0)]
-    packed = [token for row in rows for token in row]
-    assert packed == stream[: len(packed)] and len(stream) - len(packed) <= 1, (
-        "a last token alone has nothing to predict"
-    )
-    assert all(len(row) == length for row in rows[:-1])
-
-
-def test_padding_carries_neither_attention_nor_loss() -> None:
-    batch = pad_batch(9)([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}])
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert batch["labels"].tolist() == [[-100, 2, 3], [4, -100, -100]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_nothing_to_train_on_is_said_with_the_reasons() -> None:

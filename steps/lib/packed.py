@@ -1,0 +1,207 @@
+"""Training on packed rows: an update's sequences are spread over as few full rows as hold them, whatever their lengths.
+
+What an update is made of stays as configured (batch_size x accumulation sequences); how they are spread over forward passes is a
+matter of memory alone. The loss is the mean over all tokens with loss of the update, over passes and processes, so packed and
+unpacked, one pass and many, one process and several give the same gradient (up to rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from steps.lib import head, kernels, packing, training
+from steps.lib.packing import Packable
+
+if TYPE_CHECKING:
+    from steps.lib.step import Context
+
+Row = dict[str, list[int]]
+"""A row of the data set: ``input_ids`` and ``labels`` of its sequences one after another, and their ``lengths``."""
+
+
+def prepared(model: Any) -> Any:
+    """A model for training: with quick layers where it is on a CPU, and with scores of chosen tokens alone."""
+    kernels.speed_up(model)
+    head.give_scores(model.get_base_model() if hasattr(model, "peft_config") else model)
+    return model
+
+
+def row(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Row:
+    """A row of sequences (tokens, labels) that do not see each other; it counts as one in a batch."""
+    return {
+        "input_ids": [token for ids, _ in sequences for token in ids],
+        "labels": [label for _, labels in sequences for label in labels],
+        "lengths": [len(ids) for ids, _ in sequences],
+    }
+
+
+def blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[Row]:
+    """Lay documents one after another into rows of ``length`` tokens; the last row may be shorter.
+
+    Nothing is lost: a document goes on in the next row. Each piece starts with a separator, as text that is scored does, and behind
+    a document's end there is one, so that the model learns where to stop.
+
+    No piece sees another one, and each of its tokens but the first carries loss.
+    """
+    rows: list[list[list[int]]] = [[]]  # of pieces of token ids
+    room = length
+    for document in documents:
+        rest = [*document, separator]
+        while rest:
+            if room < 2:
+                rows.append([])
+                room = length
+            rows[-1].append([separator, *rest[: room - 1]])
+            rest = rest[room - 1 :]
+            room -= len(rows[-1][-1])
+    return [row([(piece, piece) for piece in pieces]) for pieces in rows if pieces]
+
+
+def trainer(model: Any, rows: Sequence[Row], tokenizer: Any, settings: training.TrainSettings, context: Context) -> Any:
+    """A trainer for the rows, whose batches are whole updates."""
+    from transformers import TrainingArguments
+
+    return trainer_class()(
+        model=prepared(model),
+        args=training.arguments(TrainingArguments, settings, context, whole=True, remove_unused_columns=False),
+        train_dataset=rows,
+        data_collator=Collator(model, pad=tokenizer.pad_token_id, tokens=settings.tokens_per_pass),
+    )
+
+
+def implementation(model: Any) -> str:
+    """How the model attends: ``sdpa``, ``eager``, ``flex_attention``, ``flash_attention_2``, ..."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def takes_rows(model: Any) -> bool:
+    """Whether sequences may share a row: not where virtual tokens stand before each sequence (prompt, prefix)."""
+    settings = getattr(model, "peft_config", {}).values()
+    return not any(one.is_prompt_learning or one.peft_type == "ADAPTION_PROMPT" for one in settings)
+
+
+def mask_of(kind: str) -> Callable[[Any, Any], Any] | None:
+    """What makes the attention mask of rows with branches, for a way of attending; None where there is no such mask.
+
+    Raises:
+        NotImplementedError: never for a kind of transformers; flash attention has no such masks, and gets None.
+    """
+    import torch
+
+    if kind == "sdpa":
+        return packing.visible
+    if kind == "eager":
+
+        def added(segments: Any, branches: Any) -> Any:
+            seen = packing.visible(segments, branches)
+            return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+        return added
+    return None
+
+
+class Collator:
+    """The sequences of an update, as passes. It picks nothing at random: the passes depend on the sequences alone."""
+
+    def __init__(self, model: Any, *, pad: int, tokens: int) -> None:
+        """Make the passes for a model.
+
+        Args:
+            model: tells how it attends.
+            pad: token of unused places.
+            tokens: places of one forward pass, at most.
+        """
+        self._pad, self._tokens = pad, tokens
+        self._one_row = implementation(model).startswith(
+            ("flash", "flex")
+        )  # they skip what is masked; SDPA computes it
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The passes that the rows make, and how many tokens the rows have."""
+        sequences = [one for row in rows for one in pieces(row)]
+        sequences = [one for one in sequences if one.predicted]
+        lengths = [len(one) for one in sequences]
+        made = []
+        for chosen in packing.split(lengths, self._tokens) if sequences else []:
+            own = [lengths[i] for i in chosen]
+            width = sum(own) if self._one_row else packing.widest(own, self._tokens)
+            made.append(packing.pack(sequences, chosen, width=width, pad=self._pad, mask=None).tensors)
+        return {"passes": made, "tokens": sum(len(row["input_ids"]) for row in rows)}
+
+
+def pieces(row: Row) -> list[Packable]:
+    """The sequences of a row."""
+    ids, labels = row["input_ids"], row["labels"]
+    found, at = [], 0
+    for length in row["lengths"]:
+        found.append(packing.stem(ids[at : at + length], labels[at : at + length]))
+        at += length
+    return found
+
+
+@cache
+def trainer_class() -> Any:
+    """``transformers.Trainer`` for the passes of ``Collator``. A class of its own, since transformers is loaded late."""
+    import torch
+    from transformers import Trainer
+
+    class PackedTrainer(Trainer):  # type: ignore[misc]
+        """One batch is one update of this process: its passes are summed here, not by the Trainer."""
+
+        _total_train_tokens = 0
+        """Tokens so far, of all processes."""
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """Forward and backward of every pass; the mean loss, which is also what the Trainer logs."""
+            model.train()
+            inputs = self._prepare_inputs(inputs)
+            passes = inputs["passes"]
+            own = sum(len(one["targets"]) for one in passes)
+            counts = torch.tensor([own, inputs["tokens"], len(passes)], device=self.args.device)
+            world = self.args.world_size
+            every = self.accelerator.gather(counts[None]) if world > 1 else counts[None]  # (processes, 3)
+            total, most = int(every[:, 0].sum()), int(every[:, 2].max())
+            self._total_train_tokens += int(every[:, 1].sum())
+            sums = torch.zeros(3, dtype=torch.float64)  # nats, hits, entropy
+            for number in range(most):  # every process takes part in the last one's exchange of gradients
+                one = passes[min(number, len(passes) - 1)]
+                with _alone(self.accelerator, model, number < most - 1):
+                    with self.compute_loss_context_manager():
+                        found = scores_of(model, one)
+                        share = float(number < len(passes)) * world / max(1, total)
+                        loss = -found["logps"].sum() * share
+                    self.accelerator.backward(loss)
+                if number < len(passes):
+                    parts = (-found["logps"].detach().sum(), found["hits"].sum(), found["entropy"].sum())
+                    sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
+            if world > 1:
+                sums = self.accelerator.reduce(sums.to(self.args.device, torch.float32)).cpu()
+            mean = (sums / max(1, total)).tolist()
+            self._measured = {
+                "mean_token_accuracy": mean[1],
+                "entropy": mean[2],
+                "num_tokens": float(self._total_train_tokens),
+            }
+            return torch.tensor(mean[0], device=self.args.device)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                logs = {**logs, **self._measured}
+            super().log(logs, start_time)
+
+    return PackedTrainer
+
+
+def scores_of(model: Any, one: dict[str, Any]) -> Any:
+    """Scores of the predicted tokens of a pass."""
+    names = ("input_ids", "position_ids", "attention_mask", "predictors", "targets")
+    return model(**{name: one[name] for name in names}, use_cache=False)
+
+
+def _alone(accelerator: Any, model: Any, wanted: bool) -> Any:
+    """Without exchange of gradients between processes, where the next pass follows at once."""
+    from contextlib import nullcontext
+
+    return accelerator.no_sync(model) if wanted and accelerator.num_processes > 1 else nullcontext()
