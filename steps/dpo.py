@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, chat, models, packed, runtime, training
+from steps.lib import adapters, chat, losses, models, packed, runtime, training
 from steps.lib.checkpoints import Journal
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
@@ -40,8 +40,8 @@ class DpoConfig(Section):
     """lora: the SFT adapter on its base; qlora: the same with the base loaded in 4-bit (as sft had it)."""
     beta: float = Field(0.1, gt=0)
     """Weight of the pull towards the reference, in 1 / nat."""
-    sft_weight: float = Field(0.0, ge=0)
-    """Weight of the extra negative log-likelihood of chosen answers (RPO, Pang et al. 2024, 2404.19733); 0: none."""
+    loss: losses.PreferenceLoss = losses.PreferenceLoss()
+    """Loss, or losses."""
     train: training.TrainSettings = training.TrainSettings()
     """Optimisation; a pair of which one side is longer than max_length tokens is dropped and counted."""
 
@@ -57,9 +57,6 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     model = models.load_policy(
         policy, config.train.precision, quantize="4bit" if config.method == "qlora" else None, trainable=True
     )
-    losses: dict[str, Any] = {}
-    if config.sft_weight:
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]}
     arguments = training.arguments(
         DPOConfig,
         config.train,
@@ -68,7 +65,7 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
         max_length=None,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=config.train.batch_size,
-        **losses,
+        **config.loss.arguments(),
     )
     trainer = _trainer(context)(
         model=packed.prepared(model), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer

@@ -75,7 +75,12 @@ def test_the_loss_is_the_closed_form(chain: TinyChain, tmp_path: Path, beta: flo
 
 def test_the_sft_weight_adds_the_chosen_answers_log_likelihood(chain: TinyChain, tmp_path: Path) -> None:
     rows = [pair(n) for n in range(4)]
-    config = DpoConfig.model_validate({"sft_weight": 0.5, "train": {**DPO.train.model_dump(), **ALL, "max_updates": 1}})
+    config = DpoConfig.model_validate(
+        {
+            "loss": {"type": ["sigmoid", "sft"], "weights": [1.0, 0.5]},
+            "train": {**DPO.train.model_dump(), **ALL, "max_updates": 1},
+        }
+    )
     first = losses(made(tmp_path, "dpo", config, policy=chain.sft, pairs=pairs_artifact(tmp_path, rows)))[0]
     tokenizer = models.load_tokenizer(models.model_folder(chain.sft.path))
     tokens = sum(len(chat.encode_pair(tokenizer, row.prompt, row.chosen)[1]) for row in rows)
