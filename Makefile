@@ -25,11 +25,11 @@ test: $(VENV)/.installed-dev browser  ## every test that needs neither a GPU, a 
 	@$(BIN)/python -m pytest -rsfE -m "not long and not gpu and not smol" $(SPREAD) $(ARGS)
 
 test-long: $(VENV)/.installed-dev browser  ## the long ones, and those on the small real model (PREFLINE_SMOLLM2=DIR)
-	@$(BIN)/python -m pytest -rs -m "(long or smol) and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -rs -m "(long or smol) and not gpu" $(SPREAD) $(ARGS)
 
 fault: $(VENV)/.installed-dev  ## 200 random kills over all steps, each continued and compared (docs/faults.md), and the other faults; about an hour
 	@$(BIN)/python benchmarks/faults.py
-	@$(BIN)/python -m pytest -rsfE -m "fault and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -rsfE -m "fault and not gpu" $(SPREAD) $(ARGS)
 
 golden: $(VENV)/.installed-dev  ## write tests/golden.json anew, after a VERSION was raised
 	@PREFLINE_GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py
