@@ -83,23 +83,16 @@ def takes_rows(model: Any) -> bool:
 
 
 def mask_of(kind: str) -> Callable[[Any, Any], Any] | None:
-    """What makes the attention mask of rows with branches, for a way of attending; None where there is no such mask.
+    """What makes the attention mask of rows with branches (segments and branches, (R, W)); None where no mask can be given."""
+    return {"sdpa": packing.visible, "eager": _added, "flex_attention": packing.visible_blocks}.get(kind)
 
-    Raises:
-        NotImplementedError: never for a kind of transformers; flash attention has no such masks, and gets None.
-    """
+
+def _added(segments: Any, branches: Any) -> Any:
+    """A mask that is added to the scores."""
     import torch
 
-    if kind == "sdpa":
-        return packing.visible
-    if kind == "eager":
-
-        def added(segments: Any, branches: Any) -> Any:
-            seen = packing.visible(segments, branches)
-            return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
-
-        return added
-    return None
+    seen = packing.visible(segments, branches)
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
 
 
 class Collator:
@@ -127,7 +120,7 @@ class Collator:
         for chosen in packing.split(lengths, self._tokens) if sequences else []:
             own = [lengths[i] for i in chosen]
             width = sum(own) if self._one_row else packing.widest(own, self._tokens)
-            made.append(packing.pack(sequences, chosen, width=width, pad=self._pad, mask=None).tensors)
+            made.append(packing.pack(sequences, chosen, width=width, pad=self._pad).tensors)
         return {"passes": made, "tokens": sum(len(row["input_ids"]) for row in rows)}
 
 
@@ -194,10 +187,10 @@ def trainer_class() -> Any:
     return PackedTrainer
 
 
-def scores_of(model: Any, one: dict[str, Any]) -> Any:
-    """Scores of the predicted tokens of a pass."""
-    names = ("input_ids", "position_ids", "attention_mask", "predictors", "targets")
-    return model(**{name: one[name] for name in names}, use_cache=False)
+def scores_of(model: Any, one: dict[str, Any], mask: Any = None) -> Any:
+    """Scores of the predicted tokens of a pass; without a mask, the positions say where a sequence begins."""
+    names = ("input_ids", "position_ids", "predictors", "targets")
+    return model(**{name: one[name] for name in names}, attention_mask=mask, use_cache=False)
 
 
 def _alone(accelerator: Any, model: Any, wanted: bool) -> Any:

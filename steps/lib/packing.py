@@ -9,7 +9,7 @@ Letters in shapes: R rows of a pass, W places of a row, M predicted tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,8 @@ class Pass:
     """What one forward pass gets. ``send_to_device`` of accelerate moves its tensors as ``tensors`` has them."""
 
     tensors: dict[str, Any]
-    """input_ids, position_ids (R, W); attention_mask (R, 1, W, W), or (R, W) where rows are padded and not packed; predictors
-    (M,), places in the flattened rows; targets (M,); owners (M,), the sequence of each predicted token."""
+    """input_ids, position_ids, segments (which sequence, -1: unused) and branches (R, W); predictors (M,), places in the flattened
+    rows; targets (M,); owners (M,), the sequence of each predicted token."""
     sequences: list[int]
     """Which of the batch's sequences it holds, in the order of ``owners``."""
 
@@ -121,9 +121,7 @@ def split(lengths: Sequence[int], most: int) -> list[list[int]]:
         passes += 1
 
 
-def pack(
-    sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int, mask: Callable[..., Any] | None
-) -> Pass:
+def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int) -> Pass:
     """The rows of one pass.
 
     Args:
@@ -131,7 +129,6 @@ def pack(
         chosen: which of them this pass holds.
         width: places of a row at least; the longest sequence's length is the least.
         pad: token of unused places, which nothing sees.
-        mask: makes the attention mask of segments and branches (R, W); None: the positions alone say where a sequence begins.
     """
     import torch
 
@@ -165,7 +162,8 @@ def pack(
     tensors = {
         "input_ids": ids,
         "position_ids": positions,
-        "attention_mask": mask(segments, branches) if mask else None,
+        "segments": segments,
+        "branches": branches,
         "predictors": torch.tensor(predictors, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long),
         "owners": torch.tensor(owners, dtype=torch.long),
@@ -185,3 +183,22 @@ def visible(segments: Any, branches: Any) -> Any:
     branch = (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
     earlier = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
     return (same & branch & earlier)[:, None]  # (R, 1, W, W)
+
+
+def visible_blocks(segments: Any, branches: Any) -> Any:
+    """The same as a ``BlockMask`` of flex attention, which skips blocks of which nothing is visible."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows, width = segments.shape
+    return create_block_mask(sees(segments, branches), rows, None, width, width, device=segments.device)
+
+
+def sees(segments: Any, branches: Any) -> Any:
+    """``visible`` as a function of row, head, place and place seen, as flex attention asks."""
+
+    def seen(row: Any, head: Any, place: Any, other: Any) -> Any:
+        same = segments[row, place] == segments[row, other]
+        branch = (branches[row, other] == 0) | (branches[row, other] == branches[row, place])
+        return same & branch & (other <= place)
+
+    return seen

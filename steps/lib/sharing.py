@@ -55,9 +55,11 @@ class Shared:
             sides = list(range(2 * half))
         sizes = [len(one) for one in sequences]
         width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.widest(sizes, 2**62)
-        tensors = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad, mask=mask).tensors
         device = input_ids.device
-        found = packed.scores_of(self._model, {k: None if v is None else v.to(device) for k, v in tensors.items()})
+        made = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad)
+        tensors = {name: values.to(device) for name, values in made.tensors.items()}
+        seen = mask(tensors["segments"], tensors["branches"]) if mask else None
+        found = packed.scores_of(self._model, tensors, seen)
         rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])
         places = torch.tensor([t - 1 for side in sides for t in range(starts[side], lengths[side])])
         where = (rows.to(device), places.to(device))

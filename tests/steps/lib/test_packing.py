@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from steps.lib import head, kernels, packed, packing
 
 pytestmark = pytest.mark.tiny
-KINDS = ("sdpa", "eager")  # flex attention has no backward on a CPU: tests/gpu
+FLEX = pytest.param("flex_attention", marks=pytest.mark.gpu)  # it has no backward on a CPU
+KINDS = ("sdpa", "eager", FLEX)
 
 
 def model_of(kind: str = "sdpa", *, lora: bool = True, family: str = "llama", **more: Any) -> Any:
@@ -32,7 +33,14 @@ def model_of(kind: str = "sdpa", *, lora: bool = True, family: str = "llama", **
         model = get_peft_model(
             model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
         )
-    return model
+    return model.to("cuda" if kind == "flex_attention" else "cpu")
+
+
+def scored(model: Any, one: dict[str, Any], mask: Any = None) -> dict[str, Any]:
+    """Scores of a pass, on the CPU."""
+    there = {name: values.to(model.device) for name, values in one.items()}
+    found = packed.scores_of(model, there, mask(there["segments"], there["branches"]) if mask else None)
+    return {name: values.cpu() for name, values in found.items()}
 
 
 def texts(*lengths: int, seed: int = 0) -> list[list[int]]:
@@ -49,12 +57,12 @@ def labelled(ids: list[int], seed: int = 0) -> tuple[list[int], list[int]]:
 def plain_logps(model: Any, ids: list[int]) -> Any:
     """log p of each token but the first, of a row alone: (T - 1,)."""
     rows = torch.tensor([ids])
-    logits = model(input_ids=rows, use_cache=False).logits[0, :-1].float()
+    logits = model(input_ids=rows.to(model.device), use_cache=False).logits[0, :-1].float().cpu()
     return torch.log_softmax(logits, -1).gather(-1, rows[0, 1:, None])[:, 0]
 
 
 def gradients(model: Any) -> dict[str, Any]:
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    found = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
 
@@ -119,6 +127,17 @@ def test_a_fork_gives_the_stem_once_and_each_branch_follows_it() -> None:
     ]
 
 
+def test_flex_attention_is_asked_for_the_same_mask() -> None:
+    from torch.nn.attention.flex_attention import create_mask
+
+    pairs = [packing.fork(*texts(5, 3, 4)), packing.fork(*texts(2, 6, 1)), packing.fork(*texts(1, 1, 1))]
+    made = packing.pack(pairs, [0, 1, 2], width=14, pad=0).tensors
+    segments, branches = made["segments"], made["branches"]
+    rows, width = segments.shape
+    asked = create_mask(packing.sees(segments, branches), rows, 1, width, width, device="cpu")
+    assert torch.equal(asked, packing.visible(segments, branches)) and rows == 2
+
+
 # --- equal to the plain forward --------------------------------------------------------------------------------------
 
 
@@ -143,7 +162,7 @@ def test_packed_losses_and_gradients_are_those_of_each_row_alone(kind: str, lora
     assert len(batch["passes"]) > 1 and batch["tokens"] == 72
     found: dict[tuple[int, int], Any] = {}
     for one in batch["passes"]:
-        out = packed.scores_of(quick, one)
+        out = scored(quick, one)
         (-out["logps"].sum() / total).backward()
         for owner in one["owners"].unique().tolist():
             own = one["owners"] == owner
@@ -167,19 +186,19 @@ def test_no_place_sees_a_neighbour(kind: str) -> None:
         [one] = collate([packed.row([(first, first), (neighbour, neighbour)])])["passes"]
         assert len(one["input_ids"]) == 1 or kind == "sdpa", "they share a row"
         with torch.no_grad():
-            return packed.scores_of(quick, one)["logps"][one["owners"] == one["owners"][one["targets"] == first[1]][0]]
+            return scored(quick, one)["logps"][one["owners"] == one["owners"][one["targets"] == first[1]][0]]
 
     changed = [*second[:3], *third, *second[12:]]
     assert torch.equal(of_first(second), of_first(changed))
 
 
-@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_answers_share_a_prompt_and_do_not_see_each_other(kind: str) -> None:
     prompt, chosen, rejected = texts(12, 7, 10)
     model = packed.prepared(model_of(kind))
     pairs = [packing.fork(prompt, chosen, rejected), packing.fork(rejected, prompt, chosen)]
-    one = packing.pack(pairs, [0, 1], width=64, pad=0, mask=packed.mask_of(kind)).tensors
-    found = packed.scores_of(model, one)["logps"].split([17, 19])
+    one = packing.pack(pairs, [0, 1], width=64, pad=0).tensors
+    found = scored(model, one, packed.mask_of(kind))["logps"].split([17, 19])
     for logps, (start, sides) in zip(found, [(prompt, (chosen, rejected)), (rejected, (prompt, chosen))], strict=True):
         alone = [plain_logps(model, start + side)[len(start) - 1 :] for side in sides]
         torch.testing.assert_close(logps, torch.cat(alone), rtol=2e-5, atol=2e-5)
@@ -254,4 +273,4 @@ def test_a_capped_head_is_not_taken_for_a_plain_one() -> None:
     expected = plain_logps(model, ids)
     quick = packed.prepared(model)
     [one] = packed.Collator(quick, pad=0, tokens=64)([packed.row([(ids, ids)])])["passes"]
-    torch.testing.assert_close(packed.scores_of(quick, one)["logps"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scored(quick, one)["logps"], expected, rtol=1e-4, atol=1e-5)
