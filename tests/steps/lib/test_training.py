@@ -105,11 +105,21 @@ def test_what_is_tracked_is_the_mean_since_the_last_time(chain: TinyChain, tmp_p
 
 
 @pytest.mark.tiny
-def test_accumulation_is_a_larger_batch(chain: TinyChain, tmp_path: Path) -> None:
-    for name, config in (("4x1", settings(batch_size=4)), ("1x4", settings(batch_size=1, accumulation=4))):
+def test_batches_and_passes_of_an_update_do_not_matter(chain: TinyChain, tmp_path: Path) -> None:
+    """Twelve sequences of 150 tokens: as one batch or twelve, in one forward pass or in three."""
+    ways = {"12x1": settings(batch_size=12), "1x12": settings(batch_size=1, accumulation=12)}
+    ways["passes"] = settings(batch_size=12, tokens_per_pass=64)
+    found = {}
+    for name, config in ways.items():
         made, run = trainer(chain, tmp_path / name, config, lora=LoraSettings(rank=4))
+        batch = next(iter(made.get_train_dataloader()))
+        assert len(batch["passes"]) == (3 if name == "passes" else 1)
         fit(made, config, run, tmp_path / name)
-    assert losses(tmp_path / "1x4") == pytest.approx(losses(tmp_path / "4x1"), rel=1e-3)
+        found[name] = weights(made.model)
+    for name in ("1x12", "passes"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "12x1"), rel=1e-5)
+        for weight, value in found["12x1"].items():
+            assert (found[name][weight] - value).norm() <= 1e-3 * value.norm()
 
 
 @pytest.mark.tiny
