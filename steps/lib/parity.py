@@ -25,8 +25,9 @@ TEXTS = (*PROMPTS, '{"order": "A12345", "ok": true}\n\tdone', "订单 A12345 已
 NEW_TOKENS = 12
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 """Difference of logits that rounding may make, in units of their spread."""
-QUANTISED = 0.5
-"""The same where the base was trained on in 4 or 8 bits: what the adapter is served on is not what it was trained on."""
+QUANTISED = 0.7
+"""The same where the base was trained on in 4 or 8 bits: what the adapter is served on is not what it was trained on (0.3 measured
+on a Llama 64 wide, the narrowest that 4 bits take)."""
 
 
 class Probe:
@@ -207,7 +208,11 @@ def _changed(found: Mapping[str, str], wanted: Mapping[str, str], what: str) -> 
 
 
 def _digests(model: Any) -> dict[str, str]:
-    """Name of each weight that is saved -> digest of its bytes: those of the adapter, or all."""
+    """Name of each weight that is saved -> digest of its values: those of the adapter, or all.
+
+    16 bits are widened first, which keeps every value: TRL trains the adapters of a quantised base in bfloat16, and PEFT loads them
+    in float32.
+    """
     import torch
 
     if hasattr(model, "peft_config"):
@@ -216,12 +221,13 @@ def _digests(model: Any) -> dict[str, str]:
         state = get_peft_model_state_dict(model, adapter_name="default")
     else:
         state = model.state_dict()
-    return {
-        name: hashlib.sha256(
-            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        ).hexdigest()
-        for name, value in state.items()
-    }
+
+    def digest(value: Any) -> str:
+        flat = value.detach().cpu().flatten()
+        wide = flat.float() if flat.is_floating_point() else flat
+        return hashlib.sha256(memoryview(wide.contiguous().view(torch.uint8).numpy())).hexdigest()
+
+    return {name: digest(value) for name, value in state.items()}
 
 
 def _kind(model: Any) -> str:

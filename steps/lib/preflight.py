@@ -132,7 +132,8 @@ class Findings:
             word = "longer" if share > 0.5 or ratio > 1 else "shorter"
             self.warn(
                 f"length tells the sides of pairs apart: got a longer chosen answer in {share:.0%} of {len(uneven)} pairs and a "
-                f"mean ratio of {ratio:.2f}, because chosen answers are {word} throughout; expect {word} answers, or balance the pairs"
+                f"mean ratio of {ratio:.2f}, because chosen answers are {word} throughout; expect {word} answers, or balance "
+                "the pairs"
             )
 
     def loading(self, folder: Path, precision: str, *, bits: int | None = None, free: int | None = None) -> None:
