@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, chat, models, packed, parity, runtime, training
+from steps.lib import adapters, chat, footprint, models, packed, parity, runtime, training
 from steps.lib.checkpoints import Journal
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
@@ -62,7 +62,13 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     model = models.load_policy(
         policy, config.train.precision, quantize="4bit" if config.method == "qlora" else None, trainable=True
     )
-    found.check(model, config.train, [sum(map(len, row.values())) for row in rows], context, metrics)
+    found.check(
+        model,
+        config.train,
+        footprint.batch_pass(config.train, [sum(map(len, row.values())) for row in rows]),
+        context,
+        metrics,
+    )
     losses: dict[str, Any] = {}
     if config.sft_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]}

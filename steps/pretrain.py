@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, models, packed, parity, runtime, training
+from steps.lib import adapters, footprint, models, packed, parity, runtime, training
 from steps.lib.config import Section
 from steps.lib.door import main
 from steps.lib.preflight import Findings
@@ -52,7 +52,13 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     model = models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None)
     if config.method != "full":
         model = adapters.with_lora(model, config.lora)
-    found.check(model, config.train, [len(row["input_ids"]) for row in rows], context, metrics)
+    found.check(
+        model,
+        config.train,
+        footprint.packed_pass(config.train, [len(row["input_ids"]) for row in rows]),
+        context,
+        metrics,
+    )
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from steps.lib import adapters, chat, models, packed, parity, runtime, training
+from steps.lib import adapters, chat, footprint, models, packed, parity, runtime, training
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
 from steps.lib.door import main
@@ -48,7 +48,13 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
         models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
         config.lora,
     )
-    found.check(model, config.train, [len(row["input_ids"]) for row in rows], context, metrics)
+    found.check(
+        model,
+        config.train,
+        footprint.packed_pass(config.train, [len(row["input_ids"]) for row in rows]),
+        context,
+        metrics,
+    )
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():

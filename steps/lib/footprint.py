@@ -17,8 +17,8 @@ from typing import Any
 from steps.lib import head
 from steps.lib.training import TrainSettings
 
-CHECKPOINT_REST = 64 * 1024
-"""Bytes of a checkpoint beside its tensors: states, random states, settings."""
+CHECKPOINT_REST = 1 << 20
+"""Bytes of a checkpoint beside its tensors: states, random states, settings, the tokenizer of a small model."""
 
 
 def free_memory() -> int:
@@ -77,26 +77,32 @@ def of_checkpoint(model: Any) -> int:
     return 3 * trained(model) + CHECKPOINT_REST
 
 
-def of_training(model: Any, settings: TrainSettings, lengths: Sequence[int]) -> dict[str, int]:
+def of_training(model: Any, tokens: int, *, checkpointing: bool) -> dict[str, int]:
     """Bytes beside the weights, by what they are for.
 
     Args:
-        lengths: tokens of each row.
+        model: loaded, wrapped, with the weights marked that are trained.
+        tokens: of the largest forward pass.
+        checkpointing: whether activations are made again in the backward pass.
     """
     size = trained(model)
-    tokens = of_pass(settings, lengths)
     return {
         "gradients": size,
         "optimizer": 2 * size,
-        "activations": activations(model, tokens, checkpointing=settings.gradient_checkpointing),
+        "activations": activations(model, tokens, checkpointing=checkpointing),
         "logits": 3 * 4 * min(head.LOGITS, tokens * model.config.get_text_config().vocab_size),
     }
 
 
-def of_pass(settings: TrainSettings, lengths: Sequence[int]) -> int:
-    """Tokens of the largest forward pass."""
+def packed_pass(settings: TrainSettings, lengths: Sequence[int]) -> int:
+    """Tokens of the largest forward pass where the rows of an update are packed (``packed.Collator``)."""
     longest = sorted(lengths, reverse=True)[: settings.batch_size * settings.accumulation]
     return max(longest[:1] + [min(settings.tokens_per_pass, sum(longest))])
+
+
+def batch_pass(settings: TrainSettings, lengths: Sequence[int]) -> int:
+    """Tokens of the largest forward pass where each batch is one."""
+    return sum(sorted(lengths, reverse=True)[: settings.batch_size])
 
 
 def activations(model: Any, tokens: int, *, checkpointing: bool) -> int:

@@ -95,6 +95,12 @@ class Intake(Generic[R]):
             metrics.rows.drop(self._kind, reason, count)
         metrics.rows.balance({self._kind: ["trained", "truncated"] if self.cuts else ["trained"]})
         self._say_long(reasons["too_long"])
+        for reason in sorted(reasons.keys() - {"too_long", UNUSABLE}):
+            rows = [row for row in self._dropped if row.reason == reason]
+            self._found.warn(
+                f"{len(rows)} of {self._taken} {self._kind} are dropped as {reason}: got {rows[0].detail} in the first, because "
+                f"nothing can be learnt from them ({ids_of([row.id for row in rows])}); look at dropped.parquet"
+            )
         if not reasons.keys() & {UNUSABLE}:
             try:
                 need_rows(range(trained), self._kind, reasons)
@@ -120,10 +126,10 @@ class Intake(Generic[R]):
                 DataError,
             )
             return
-        became = f"{dropped} are dropped (dropped.parquet)"
-        if self.cuts:
-            became = f"{len(self._cut)} are cut (truncated.parquet), {became}"
-        self._found.warn(f"{fact}; {became}: raise max_length to {longest} to train on them whole")
+        became = [(len(self._cut), "cut (truncated.parquet)"), (dropped, "dropped (dropped.parquet)")]
+        listed = ", ".join(f"{count} are {what}" for count, what in became if count)
+        also = f"{listed}: " if listed else ""
+        self._found.warn(f"{fact}; {also}raise max_length to {longest} to train on them whole")
 
 
 def ids_of(names: Sequence[str], most: int = 5) -> str:

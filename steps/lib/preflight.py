@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.lib import chat, checkpoints, footprint
-from steps.lib.errors import DataError, PreflineError, TrainingError
+from steps.lib.errors import ArtifactError, DataError, PreflineError, TrainingError
 from steps.lib.intake import ids_of
 from steps.lib.rows import Message, Pair
 from steps.lib.sieve import fold
@@ -65,7 +65,8 @@ class Findings:
 
         Raises:
             DataError: only rows are at fault.
-            TrainingError: something else is, too.
+            ArtifactError: only the disk is.
+            TrainingError: something else is, or several things are.
         """
         found = [(DataError, f"{kind} {ids_of(names)}: {message}") for kind, message, names in self._rows.values()]
         errors = [*found, *self.errors]
@@ -162,7 +163,7 @@ class Findings:
         self,
         model: Any,
         settings: TrainSettings,
-        lengths: Sequence[int],
+        tokens: int,
         context: Context,
         metrics: Metrics,
         *,
@@ -173,14 +174,14 @@ class Findings:
         Args:
             model: that is trained, loaded and wrapped.
             settings: of the training.
-            lengths: tokens of each row that goes through the model.
+            tokens: of the largest forward pass.
             free: bytes of memory that are free; None: as the device or the machine says.
 
         Raises:
             PreflineError: one, of everything that stops the step.
         """
         self._disk(model, context.resume)
-        self._memory(model, settings, lengths, free)
+        self._memory(model, settings, tokens, free)
         metrics.values.update(self.values)
         metrics.values["warnings"] = len(self.warnings)
         if int(os.environ.get("RANK", "0")) == 0:
@@ -201,13 +202,14 @@ class Findings:
         self.here |= {"checkpoint_bytes": one, "disk_free_bytes": free}
         if need > free:
             self.error(
-                f"disk has no room for checkpoints: got {_gib(free)} free at {resume.parent}, because {checkpoints.KEEP + 1} "
+                f"the store has no room for checkpoints: got {_gib(free)} free at {resume.parent}, because {checkpoints.KEEP + 1} "
                 f"checkpoints of {_gib(one)} (weights that are trained, and two moments of each) are there at once; free "
-                f"{_gib(need - free)}, or put the store on a larger disk"
+                f"some space ({_gib(need - free)} more), or put the store on a larger disk, and run the same command again",
+                ArtifactError,
             )
 
-    def _memory(self, model: Any, settings: TrainSettings, lengths: Sequence[int], free: int | None) -> None:
-        parts = footprint.of_training(model, settings, lengths)
+    def _memory(self, model: Any, settings: TrainSettings, tokens: int, free: int | None) -> None:
+        parts = footprint.of_training(model, tokens, checkpointing=settings.gradient_checkpointing)
         room = footprint.free_memory() if free is None else free
         need = sum(parts.values())
         self.here |= {f"{name}_bytes": size for name, size in parts.items()} | {"memory_free_bytes": room}
@@ -215,8 +217,8 @@ class Findings:
             listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
             self.error(
                 f"training does not fit into memory: got {_gib(room)} free beside the weights, because it takes about {_gib(need)} "
-                f"({listed}); lower tokens_per_pass (now {settings.tokens_per_pass}) or max_length, set gradient_checkpointing, or "
-                "use a method that trains fewer weights"
+                f"({listed}, for passes of {tokens} tokens); lower batch_size, tokens_per_pass or max_length, set "
+                "gradient_checkpointing, or use a method that trains fewer weights"
             )
 
 
