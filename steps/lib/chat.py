@@ -103,8 +103,8 @@ def _grown(tokenizer: Any, messages: list[dict[str, str]], done: str, *, prompt:
     if not text.startswith(done):
         at = next((k for k, (one, other) in enumerate(zip(text, done, strict=False)) if one != other), len(text))
         raise ModelError(
-            f"chat template is not prefix-stable: got {text[at : at + 40]!r} in place of {done[at : at + 40]!r}, because earlier turns "
-            "are rendered anew once a later one follows, so training would not see what serving sends; use a template that only "
+            f"chat template is not prefix-stable: got {text[at : at + 40]!r} in place of {done[at : at + 40]!r}, because earlier "
+            "turns are rendered anew once a later one follows, so training would not see what serving sends; use a template that only "
             "appends"
         )
     return text
@@ -127,8 +127,8 @@ def _end(tokenizer: Any, answer: list[int], content: str) -> int:
     if not ends:
         raise ModelError(
             f"chat template does not close the assistant turn with {tokenizer.eos_token!r}: got "
-            f"{tokenizer.decode(answer[-4:])!r} at its end, because the template lacks it or eos_token is another one, so the model "
-            "would never learn to stop; set the tokenizer's eos_token to the token that ends a turn"
+            f"{tokenizer.decode(answer[-4:])!r} at its end, because the template lacks it or eos_token is another one, so the "
+            "model would never learn to stop; set the tokenizer's eos_token to the token that ends a turn"
         )
     if tokenizer.eos_token in content:
         raise DataError(
