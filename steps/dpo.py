@@ -1,7 +1,8 @@
 """Preference optimisation: the SFT adapter goes on training, against a frozen copy of itself as the reference.
 
 Reads:  policy (sft): an adapter on its base; pairs: ``pairs.parquet``.
-Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``record/history.jsonl``.
+Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
+        ``record/preflight.json``, ``record/history.jsonl``.
 Source: Rafailov et al. 2023, 2305.18290, equation 7; TRL's DPOTrainer. The reference is the SFT policy, so at the first update
         policy and reference agree and the sigmoid loss is ln 2: anything else is a wrong chain, and stops the run.
 Run:    python -m steps.dpo --config FILE --policy DIR --pairs DIR --out DIR
@@ -12,20 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, chat, losses, models, packed, runtime, training
+from steps.lib import adapters, chat, footprint, losses, models, packed, parity, runtime, training
 from steps.lib.checkpoints import Journal
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import TrainingError
-from steps.lib.rows import Dropped, Pair, read_parquet, write_parquet
+from steps.lib.intake import Intake
+from steps.lib.preflight import Findings
+from steps.lib.rows import Pair, read_parquet
 from steps.lib.sharing import Shared
 from steps.lib.step import Context, Metrics
 
@@ -43,7 +46,7 @@ class DpoConfig(Section):
     loss: losses.PreferenceLoss = losses.PreferenceLoss()
     """Loss, or losses."""
     train: training.TrainSettings = training.TrainSettings()
-    """Optimisation; a pair of which one side is longer than max_length tokens is dropped and counted."""
+    """Optimisation; too_long says what becomes of a pair of which one side is longer than max_length tokens."""
 
 
 def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Context) -> Metrics:
@@ -53,9 +56,18 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
 
     runtime.seed_torch(context.seed)
     tokenizer = models.load_tokenizer(models.model_folder(policy))
-    rows, metrics = _encode(config, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out)
+    found = Findings()
+    rows, metrics = _encode(config, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out, found)
+    found.loading(models.model_folder(policy), config.train.precision, bits=4 if config.method == "qlora" else None)
     model = models.load_policy(
         policy, config.train.precision, quantize="4bit" if config.method == "qlora" else None, trainable=True
+    )
+    found.check(
+        model,
+        config.train,
+        footprint.batch_pass(config.train, [sum(map(len, row.values())) for row in rows]),
+        context,
+        metrics,
     )
     arguments = training.arguments(
         DPOConfig,
@@ -73,10 +85,12 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     metrics.values.update(training.fit(trainer, config.train, context, out))
     metrics.values["first_loss"] = round(_sigmoid_loss(training.losses(trainer)[0]["rewards/margins"]), 6)
     if trainer.is_world_process_zero():
+        probe = parity.Probe(trainer.model, tokenizer)
         adapters.save_adapter(trainer.model, out, models.model_folder(policy), policy)
         before = models.Chain.read(policy)
         stage = models.Stage(step="dpo", digest=digest_file(pairs / "pairs.parquet"))
         before.model_copy(update={"stages": (*before.stages, stage)}).write(out)
+        metrics.values.update(probe.check_adapter(trainer, out, config.train.precision))
     return metrics
 
 
@@ -171,41 +185,47 @@ def check_first_loss(loss: float, drift: float = 0.0) -> None:
 
 
 def _encode(
-    config: DpoConfig, tokenizer: Any, pairs: list[Pair], out: Path
+    config: DpoConfig, tokenizer: Any, pairs: list[Pair], out: Path, found: Findings
 ) -> tuple[list[dict[str, list[int]]], Metrics]:
-    """Tokens of the pairs that fit and differ, the others dropped with the reason."""
-    metrics = Metrics()
+    """Tokens of the pairs that fit and differ; the others are dropped or cut, as the settings say."""
+    intake = Intake[Pair]("dpo", "pairs", config.train, found)
     rows: list[dict[str, list[int]]] = []
-    dropped: list[Dropped] = []
+    trained: list[Pair] = []
     for pair in pairs:
-        prompt, chosen = chat.encode_pair(tokenizer, pair.prompt, pair.chosen)
-        _, rejected = chat.encode_pair(tokenizer, pair.prompt, pair.rejected)
-        longest = len(prompt) + max(len(chosen), len(rejected))
-        reason = "too_long" if longest > config.train.max_length else "equal_pair" if chosen == rejected else ""
-        if reason:
-            dropped.append(
-                Dropped(
-                    id=pair.id,
-                    lang=pair.lang,
-                    source=pair.source,
-                    step="dpo",
-                    reason=reason,
-                    detail=f"{longest} tokens, limit {config.train.max_length}",
-                    row=pair.model_dump_json(),
-                )
-            )
+        sides = intake.encoded(pair, partial(_sides, tokenizer, pair))
+        if not sides:
             continue
-        rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    reasons = Counter(row.reason for row in dropped)
-    training.need_rows(rows, "pairs", reasons)
-    write_parquet(out / "dropped.parquet", dropped, Dropped)
-    metrics.rows.took("pairs", len(pairs))
-    metrics.rows.gave("trained", len(rows))
-    for reason, count in reasons.items():
-        metrics.rows.drop("pairs", reason, count)
-    metrics.rows.balance({"pairs": ["trained"]})
+        prompt, chosen, rejected = sides
+        room = config.train.max_length - len(prompt)
+        longest = len(prompt) + max(len(chosen), len(rejected))
+        fits = intake.fits(pair, longest)
+        if not fits and not intake.cuts:
+            continue
+        if room < 1:
+            intake.drop_long(pair, longest)
+            continue
+        left = chosen[:room], rejected[:room]
+        if left[0] == left[1]:
+            intake.drop(pair, "equal_pair", f"equal answers of {len(left[0])} tokens" + ("" if fits else " once cut"))
+        elif [tokenizer.eos_token_id] in left:
+            intake.drop(pair, "empty_answer", f"{len(chosen)} tokens chosen, {len(rejected)} rejected, end included")
+        else:
+            if not fits:
+                intake.cut(pair, longest, len(prompt) + max(map(len, left)))
+            rows.append({"prompt_ids": prompt, "chosen_ids": left[0], "rejected_ids": left[1]})
+            trained.append(pair)
+    metrics = intake.close(out, len(rows))
     metrics.tokens = sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+    found.supervised(sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows), metrics.tokens)
+    found.pairs(trained, [(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows])
+    found.as_served(tokenizer, [pair.prompt for pair in trained])
     return rows, metrics
+
+
+def _sides(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int], list[int]]:
+    """Tokens of a pair's prompt, chosen and rejected answer."""
+    prompt, chosen = chat.encode_pair(tokenizer, pair.prompt, pair.chosen)
+    return prompt, chosen, chat.encode_pair(tokenizer, pair.prompt, pair.rejected)[1]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from steps.lib.judge import Judge, JudgeConfig, judge_externals
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.rows import Candidate, Chat, Dropped, Message, Pair, read_parquet, write_parquet
 from steps.lib.rules import Task
+from steps.lib.shards import set_aside
 from steps.lib.step import Context, Metrics
 
 VERSION = "1"
@@ -234,7 +235,7 @@ def _on_policy(
         else:
             reason = "low_margin" if ranked[0].score - ranked[-1].score < config.min_margin else "chosen_too_low"
             metrics.rows.drop("prompts", reason)
-            dropped.append(_dropped(row, reason, f"best {ranked[0].score:.2f}, worst {ranked[-1].score:.2f}"))
+            dropped.append(set_aside("pairs", row, reason, f"best {ranked[0].score:.2f}, worst {ranked[-1].score:.2f}"))
     metrics.values["on_policy_pairs"] = len(pairs)
     return pairs
 
@@ -259,7 +260,7 @@ def _teacher(
         if best.score - worst.score < config.min_margin or best.score < config.min_chosen:
             reason = "teacher_not_better"
             metrics.rows.drop("teacher answers", reason)
-            dropped.append(_dropped(row, reason, f"teacher {best.score:.2f}, policy {worst.score:.2f}"))
+            dropped.append(set_aside("pairs", row, reason, f"teacher {best.score:.2f}, policy {worst.score:.2f}"))
             continue
         metrics.rows.gave("teacher pairs")
         pairs.append(_pair(row, best, worst, "teacher"))
@@ -283,17 +284,7 @@ def _judged(
             continue
         reason = {"second": "judge_disagrees", "tie": "judge_tie"}.get(verdict.status, f"judge_{verdict.status}")
         metrics.rows.drop("to judge", reason)
-        dropped.append(
-            Dropped(
-                id=pair.id,
-                lang=pair.lang,
-                source=pair.source,
-                step="pairs",
-                reason=reason,
-                detail=f"said {verdict.said}",
-                row=pair.model_dump_json(),
-            )
-        )
+        dropped.append(set_aside("pairs", pair, reason, f"said {verdict.said}"))
     metrics.rows.gave("judged pairs", len(kept))
     metrics.rows.balance({"to judge": ["judged pairs"]})
     return kept
@@ -313,18 +304,6 @@ def _pair(row: Chat, best: Scored, worst: Scored, kind: str) -> Pair:
         rejected=[Message(role="assistant", content=worst.text)],
         margin=best.score - worst.score,
         evidence=json.dumps(evidence, ensure_ascii=False),
-    )
-
-
-def _dropped(row: Chat, reason: str, detail: str) -> Dropped:
-    return Dropped(
-        id=row.id,
-        lang=row.lang,
-        source=row.source,
-        step="pairs",
-        reason=reason,
-        detail=detail,
-        row=row.model_dump_json(),
     )
 
 

@@ -1,7 +1,8 @@
 """Continued pretraining on the domain corpus, mixed with a replay share of general text against forgetting.
 
 Reads:  base: a model; corpus (clean): ``corpus.parquet``, ``general.parquet``.
-Writes: ``model/`` (full weights; a LoRA run is merged into its unquantised base), ``record/history.jsonl``.
+Writes: ``model/`` (full weights; a LoRA run is merged into its unquantised base), ``record/preflight.json``,
+        ``record/history.jsonl``.
 Source: replay share and re-warming: Ibrahim et al. 2024, 2403.08763.
 Run:    python -m steps.pretrain --config FILE --base DIR --corpus DIR --out DIR
 """
@@ -14,9 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.lib import adapters, models, packed, runtime, training
+from steps.lib import adapters, footprint, models, packed, parity, runtime, training
 from steps.lib.config import Section
 from steps.lib.door import main
+from steps.lib.preflight import Findings
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics
 
@@ -44,20 +46,33 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     domain = read_parquet(corpus / "corpus.parquet", Text)
     general = read_parquet(corpus / "general.parquet", Text)
     training.need_rows(domain, "domain documents", {})
-    rows, metrics = _mix(config, tokenizer, domain, general, context)
+    found = Findings()
+    rows, metrics = _mix(config, tokenizer, domain, general, context, found)
+    found.loading(folder, config.train.precision, bits=4 if config.method == "qlora" else None)
     model = models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None)
     if config.method != "full":
         model = adapters.with_lora(model, config.lora)
+    found.check(
+        model,
+        config.train,
+        footprint.packed_pass(config.train, [len(row["input_ids"]) for row in rows]),
+        context,
+        metrics,
+    )
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
-        _merged(model, config, folder, out).save_pretrained(out / "model")
+        probe = parity.Probe(trainer.model, tokenizer)
+        merged = _merged(model, config, folder, out)
+        merged.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
+        parity.check_tokenizer(tokenizer, out / "model")
+        metrics.values.update(probe.check_model(trainer, merged, out / "model", config.train.precision))
     return metrics
 
 
 def _mix(
-    config: PretrainConfig, tokenizer: Any, domain: list[Text], general: list[Text], context: Context
+    config: PretrainConfig, tokenizer: Any, domain: list[Text], general: list[Text], context: Context, found: Findings
 ) -> tuple[list[packed.Row], Metrics]:
     """Packed rows of domain text and of as many general documents as make up the replay share."""
     metrics = Metrics()
@@ -74,7 +89,13 @@ def _mix(
     random.Random(context.seed + 1).shuffle(documents)
     rows = packed.blocks(documents, config.train.max_length, tokenizer.eos_token_id)
     metrics.tokens = sum(len(row["input_ids"]) for row in rows)
-    metrics.values["replay_share"] = round(sum(map(len, replay)) / max(1, metrics.tokens), 4)
+    share = sum(map(len, replay)) / max(1, metrics.tokens)
+    metrics.values["replay_share"] = round(share, 4)
+    if sum(map(len, replay)) < wanted:
+        found.warn(
+            f"general text runs out: got {share:.1%} of the tokens, because all {len(general)} documents are taken and replay is "
+            f"{config.replay}; give more general text, or lower replay"
+        )
     metrics.rows.took("domain", len(domain))
     metrics.rows.took("general", len(general))
     metrics.rows.gave("trained domain", len(domain))

@@ -1,22 +1,25 @@
 """Supervised fine-tuning with LoRA: loss on assistant tokens only, end of turn included.
 
 Reads:  base (base or pretrain): a model; chats (clean): ``chats.parquet``, ``general.parquet`` when replay is asked for.
-Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``record/history.jsonl``.
+Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
+        ``record/preflight.json``, ``record/history.jsonl``.
 Source: LoRA, Hu et al. 2021, 2106.09685; QLoRA, Dettmers et al. 2023, 2305.14314; packed rows: steps/lib/packed.py.
 Run:    python -m steps.sft --config FILE --base DIR --chats DIR --out DIR
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from steps.lib import adapters, chat, models, packed, runtime, training
+from steps.lib import adapters, chat, footprint, models, packed, parity, runtime, training
 from steps.lib.config import Section
 from steps.lib.digests import digest_file
 from steps.lib.door import main
-from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
+from steps.lib.intake import Intake
+from steps.lib.preflight import Findings
+from steps.lib.rows import Chat, Message, read_parquet
 from steps.lib.step import Context, Metrics
 
 VERSION = "2"
@@ -30,7 +33,7 @@ class SftConfig(Section):
     lora: adapters.LoraSettings = adapters.LoraSettings()
     """Adapters."""
     train: training.TrainSettings = training.TrainSettings()
-    """Optimisation; a chat longer than max_length tokens is dropped and counted."""
+    """Optimisation; too_long says what becomes of a chat longer than max_length tokens."""
 
 
 def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Context) -> Metrics:
@@ -38,54 +41,59 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
     tokenizer = models.load_tokenizer(folder)
-    rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out)
+    found = Findings()
+    rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out, found)
+    found.loading(folder, config.train.precision, bits=4 if config.method == "qlora" else None)
     model = adapters.with_lora(
         models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
         config.lora,
     )
+    found.check(
+        model,
+        config.train,
+        footprint.packed_pass(config.train, [len(row["input_ids"]) for row in rows]),
+        context,
+        metrics,
+    )
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
+        before = parity.Probe(trainer.model, tokenizer)
         adapters.save_adapter(trainer.model, out, folder, base)
         stage = models.Stage(step="sft", digest=digest_file(chats / "chats.parquet"))
         models.Chain(base=models.model_digest(folder), stages=(stage,)).write(out)
+        metrics.values.update(before.check_adapter(trainer, out, config.train.precision))
     return metrics
 
 
-def _encode(config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path) -> tuple[list[packed.Row], Metrics]:
-    """Tokens and labels of the chats that fit, the others dropped with the reason."""
-    metrics = Metrics()
+def _encode(
+    config: SftConfig, tokenizer: Any, chats: list[Chat], out: Path, found: Findings
+) -> tuple[list[packed.Row], Metrics]:
+    """Tokens and labels of the chats that fit; the others are dropped or cut, as the settings say."""
+    intake = Intake[Chat]("sft", "chats", config.train, found)
     rows: list[packed.Row] = []
-    dropped: list[Dropped] = []
+    prompts: list[list[Message]] = []
     supervised = 0
     for row in chats:
-        encoded = chat.encode(tokenizer, row.messages)
-        if len(encoded.input_ids) > config.train.max_length:
-            detail = f"{len(encoded.input_ids)} tokens, limit {config.train.max_length}"
-            dropped.append(
-                Dropped(
-                    id=row.id,
-                    lang=row.lang,
-                    source=row.source,
-                    step="sft",
-                    reason="too_long",
-                    detail=detail,
-                    row=row.model_dump_json(),
-                )
-            )
+        encoded = intake.encoded(row, partial(chat.encode, tokenizer, row.messages))
+        if not encoded:
             continue
+        length = len(encoded.input_ids)
+        if not intake.fits(row, length):
+            if not intake.cuts:
+                continue
+            encoded = encoded.cut(config.train.max_length)
+            if not encoded:
+                intake.drop_long(row, length)
+                continue
+            intake.cut(row, length, len(encoded.input_ids))
         rows.append(packed.row([(encoded.input_ids, encoded.labels)]))
+        prompts.append(row.messages[: max(i for i, turn in enumerate(row.messages) if turn.role == "assistant")])
         supervised += encoded.supervised
-    reasons = Counter(row.reason for row in dropped)
-    training.need_rows(rows, "chats", reasons)
-    write_parquet(out / "dropped.parquet", dropped, Dropped)
-    metrics.rows.took("chats", len(chats))
-    metrics.rows.gave("trained", len(rows))
-    for reason, count in reasons.items():
-        metrics.rows.drop("chats", reason, count)
-    metrics.rows.balance({"chats": ["trained"]})
+    metrics = intake.close(out, len(rows))
     metrics.tokens = sum(len(row["input_ids"]) for row in rows)
-    metrics.values["supervised_share"] = round(supervised / metrics.tokens, 4)
+    found.supervised(supervised, metrics.tokens)
+    found.as_served(tokenizer, prompts)
     return rows, metrics
 
 

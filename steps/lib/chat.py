@@ -32,6 +32,18 @@ class Encoded:
         """Tokens that carry loss."""
         return sum(label != IGNORE for label in self.labels)
 
+    def cut(self, length: int) -> Encoded | None:
+        """The first ``length`` tokens at most, through the last assistant turn that is whole within them. Where none is,
+        all of them, without an end of turn; None when none of them carries loss."""
+        kept = self.labels[:length]
+        behind = [*self.labels[1:], IGNORE]
+        ends = [k + 1 for k, label in enumerate(kept) if label != IGNORE and behind[k] == IGNORE]
+        if ends:
+            return Encoded(self.input_ids[: ends[-1]], self.labels[: ends[-1]])
+        if all(label == IGNORE for label in kept):
+            return None
+        return Encoded(self.input_ids[:length], kept)
+
 
 def plain(turns: Turns) -> list[dict[str, str]]:
     """Turns as the plain dicts that templates take."""
@@ -79,7 +91,7 @@ def _answered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int]
         after = _grown(tokenizer, messages[: i + 1], before, prompt=False)
         context = _ids(tokenizer, before[len(done) :])
         answer = _ids(tokenizer, after[len(before) :])
-        end = _end(tokenizer, answer)
+        end = _end(tokenizer, answer, messages[i]["content"])
         ids += context + answer
         labels += [IGNORE] * len(context) + answer[:end] + [IGNORE] * (len(answer) - end)
         done = after
@@ -89,9 +101,11 @@ def _answered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int]
 def _grown(tokenizer: Any, messages: list[dict[str, str]], done: str, *, prompt: bool) -> str:
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
     if not text.startswith(done):
+        at = next((k for k, (one, other) in enumerate(zip(text, done, strict=False)) if one != other), len(text))
         raise ModelError(
-            "chat template is not prefix-stable: got another text for the same turns once a later turn followed, "
-            "so training would not see what serving sends; use a template that only appends"
+            f"chat template is not prefix-stable: got {text[at : at + 40]!r} in place of {done[at : at + 40]!r}, because earlier "
+            "turns are rendered anew once a later one follows, so training would not see what serving sends; use a template that only "
+            "appends"
         )
     return text
 
@@ -108,13 +122,18 @@ def encode_pair(tokenizer: Any, prompt: Turns, answer: Turns) -> tuple[list[int]
     return context, encoded.input_ids[len(context) :]
 
 
-def _end(tokenizer: Any, answer: list[int]) -> int:
+def _end(tokenizer: Any, answer: list[int], content: str) -> int:
     ends = [k for k, token in enumerate(answer) if token == tokenizer.eos_token_id]
     if not ends:
         raise ModelError(
             f"chat template does not close the assistant turn with {tokenizer.eos_token!r}: got "
-            f"{tokenizer.decode(answer[-4:])!r} at its end, so the model would never learn to stop; set the "
-            "tokenizer's eos_token to the token that ends a turn"
+            f"{tokenizer.decode(answer[-4:])!r} at its end, because the template lacks it or eos_token is another one, so the "
+            "model would never learn to stop; set the tokenizer's eos_token to the token that ends a turn"
+        )
+    if tokenizer.eos_token in content:
+        raise DataError(
+            f"answer holds the token that ends a turn: got {tokenizer.eos_token!r} inside it, because another chat was pasted into "
+            "it; take the token out, or drop the row (clean drops it as special_token)"
         )
     return ends[0] + 1
 

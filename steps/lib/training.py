@@ -45,7 +45,12 @@ class TrainSettings(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     """Norm to which the gradient is clipped."""
     max_length: int = Field(1024, ge=8)
-    """Tokens of the longest sequence; a longer row is dropped with the reason too_long, never cut."""
+    """Tokens of the longest sequence; what becomes of a longer chat or pair says too_long."""
+    too_long: Literal["drop", "truncate", "error"] = "drop"
+    """What becomes of a chat or pair of more than max_length tokens (text for base and pretrain goes on in the next row).
+    drop: it is kept out, whole, in dropped.parquet. truncate: a chat ends behind its last answer that fits whole, or else where
+    max_length is reached (then nothing teaches it to stop there); a pair's answers lose their ends; the whole row stays in
+    truncated.parquet, and one of which nothing is left to learn is dropped. error: the step stops. All are counted."""
     precision: Precision = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
     gradient_checkpointing: bool = False
