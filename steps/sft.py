@@ -1,8 +1,8 @@
-"""Supervised fine-tuning with LoRA: loss on assistant tokens only, end of turn included.
+"""Supervised fine-tuning: loss on assistant tokens only, end of turn included.
 
 Reads:  base (base or pretrain): a model; chats (clean): ``chats.parquet``, ``general.parquet`` when replay is asked for.
-Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``record/history.jsonl``.
-Source: LoRA, Hu et al. 2021, 2106.09685; QLoRA, Dettmers et al. 2023, 2305.14314; packed rows: steps/lib/packed.py.
+Writes: ``adapter/`` (``model/`` with method full), ``chain.json``, ``dropped.parquet``, ``record/history.jsonl``.
+Source: steps/lib/methods.py names each method's paper; packed rows: steps/lib/packed.py.
 Run:    python -m steps.sft --config FILE --base DIR --chats DIR --out DIR
 """
 
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from steps.lib import adapters, chat, models, packed, runtime, training
-from steps.lib.config import Section
+from steps.lib import adapters, chat, methods, models, packed, runtime, training
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
@@ -22,33 +21,29 @@ from steps.lib.step import Context, Metrics
 VERSION = "2"
 
 
-class SftConfig(Section):
+class SftConfig(methods.AnyMethod):
     """Supervised fine-tuning."""
 
-    method: Literal["lora", "qlora"] = "lora"
-    """lora: adapters on the base; qlora: adapters on the base loaded in 4-bit."""
-    lora: adapters.LoraSettings = adapters.LoraSettings()
-    """Adapters."""
+    method: methods.Name = "lora"
+    """full trains every weight; the others leave an adapter. docs/methods.md compares them."""
     train: training.TrainSettings = training.TrainSettings()
     """Optimisation; a chat longer than max_length tokens is dropped and counted."""
 
 
 def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Context) -> Metrics:
-    """Train an adapter on the chats."""
+    """Train on the chats."""
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
+    methods.check(config, "sft", folder)
     tokenizer = models.load_tokenizer(folder)
     rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out)
-    model = adapters.with_lora(
-        models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
-        config.lora,
-    )
+    updates = training.updates(len(rows), config.train)
+    model = adapters.start(config, folder, config.train.precision, updates=updates)
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
-        adapters.save_adapter(trainer.model, out, folder, base)
         stage = models.Stage(step="sft", digest=digest_file(chats / "chats.parquet"))
-        models.Chain(base=models.model_digest(folder), stages=(stage,)).write(out)
+        adapters.save(trainer.model, config.method, out, base, stage, tokenizer)
     return metrics
 
 
