@@ -305,10 +305,17 @@ def load_policy(
     base = load_model(model_folder(artifact), dtype, quantize=quantize)
     if not (artifact / "adapter").exists():
         return base
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     check_base(artifact)
-    model = PeftModel.from_pretrained(base, artifact / "adapter", is_trainable=trainable, use_safetensors=True)
+    settings = PeftConfig.from_pretrained(artifact / "adapter")
+    later = trainable and settings.is_prompt_learning  # PEFT loads a prompt or prefix for inference only
+    model = PeftModel.from_pretrained(
+        base, artifact / "adapter", is_trainable=trainable and not later, use_safetensors=True
+    )
+    if later:
+        model.peft_config["default"].inference_mode = False
+        model.prompt_encoder["default"].requires_grad_(True)
     if not trainable:
         model.eval()
     return model
