@@ -299,16 +299,22 @@ def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | No
         raise ConfigError(problems)
 
 
+def foreign(step: str, method: str, kind: str | None) -> str | None:
+    """Why a method cannot go on from a policy with an adapter of a kind (None: whole weights, from which all can start)."""
+    fitting = [name for name, one in METHODS.items() if one.kind == kind]
+    if kind is None or method in fitting:
+        return None
+    return (
+        f"{step}.method is wrong: got {method}, because the policy holds an adapter of kind {kind}, which goes on training as "
+        f"it is; set {step}.method to {' or '.join(fitting) or 'nothing that there is'}, or train the policy with sft.method "
+        "full, on which every method can start"
+    )
+
+
 def _going_on(config: MergingMethods, step: str, adapter: dict[str, Any]) -> list[str]:
     """Problems of training the adapter on that a policy holds."""
-    kind = str(adapter.get("peft_type"))
-    fitting = [name for name, method in METHODS.items() if method.kind == kind]
-    if config.method not in fitting:
-        return [
-            f"{step}.method is wrong: got {config.method}, because the policy holds an adapter of kind {kind}, which goes on "
-            f"training as it is; set {step}.method to {' or '.join(fitting) or 'nothing that there is'}, or train the policy "
-            "with sft.method full, on which every method can start"
-        ]
+    if problem := foreign(step, config.method, str(adapter.get("peft_type"))):
+        return [problem]
     problems = []
     section = SECTIONS.get(config.method, config.method)
     settings = settings_of(config)

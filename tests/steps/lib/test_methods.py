@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,20 +101,39 @@ def trainer_of(chain: TinyChain, case: str, out: Path, track: Any = None) -> tup
     return packed.trainer(model, rows, tokenizer, config.train, run), config, run
 
 
+@dataclass
+class Run:
+    """One training run of a case."""
+
+    model: Any
+    """As it was trained."""
+    out: Path
+    """The artifact."""
+    values: dict[str, Any]
+    """What fit said."""
+    first: dict[str, Any]
+    """Name -> weight before the first update."""
+    names: set[str]
+    """Of the weights that were to be trained."""
+
+
 @pytest.fixture(scope="module")
 def trained(chain: TinyChain, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """case -> (the model as it was trained, the artifact, the values of fit), each trained once."""
+    """case -> its run, each trained once."""
 
     @cache
-    def build(case: str) -> tuple[Any, Path, dict[str, Any]]:
+    def build(case: str) -> Run:
         out = tmp_path_factory.mktemp("store") / "sft" / case.replace(" ", "-")
         trainer, config, run = trainer_of(chain, case, out)
+        weights = dict(trainer.model.named_parameters())
+        names = {name for name, p in weights.items() if p.requires_grad}
+        first = {name: p.detach().clone() for name, p in weights.items()}
         values = fit(trainer, config.train, run, out)
         artifact = base_of(chain, case)
         tokenizer = models.load_tokenizer(artifact.path / "model")
         stage = models.Stage(step="sft", digest="d")
         adapters.save(trainer.model, config.method, out, artifact.path, stage, tokenizer)
-        return trainer.model, out, values
+        return Run(trainer.model, out, values, first, names)
 
     return build
 
@@ -130,23 +150,19 @@ def logits(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_learns_and_only_what_should_train_has_gradients(chain: TinyChain, case: str, tmp_path: Path) -> None:
-    trainer, config, run = trainer_of(chain, case, tmp_path)
-    model = trainer.model
-    names = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert names and all(TRAINED[config.method] in name for name in names)
-    assert ("lora_B" in "".join(names)) == (config.method in ("lora", "qlora", "adalora") and case != "mica")
-    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if name not in names}
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if name in names}
-    values = fit(trainer, config.train, run, tmp_path)
-    assert values["loss_last"] < 0.97 * values["loss_first"], values
-    after = dict(model.named_parameters())
-    assert all(torch.equal(p, after[name]) for name, p in frozen.items())
-    still = {name for name, p in before.items() if torch.equal(p, after[name])}
+def test_it_learns_and_only_what_should_train_does(trained: Any, case: str) -> None:
+    run, method = trained(case), config_of(case).method
+    assert run.names and all(TRAINED[method] in name for name in run.names)
+    assert ("lora_B" in "".join(run.names)) == (method in ("lora", "qlora", "adalora") and case != "mica")
+    assert run.values["loss_last"] < 0.97 * run.values["loss_first"], run.values
+    after = dict(run.model.named_parameters())
+    still = {name for name, p in run.first.items() if torch.equal(p, after[name])}
+    frozen = run.first.keys() - run.names
+    assert frozen <= still and all(after[name].grad is None for name in frozen)
     if case == "adalora":  # a matrix may have lost all its ranks
-        assert all("lora_E" in name and not after[name].any() for name in still)
+        assert all("lora_E" in name and not after[name].any() for name in still - frozen)
     else:
-        assert not still, "every trainable weight moved"
+        assert still == frozen
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "qlora" not in case])
@@ -162,7 +178,7 @@ def test_a_fresh_adapter_leaves_the_model_as_it_was(chain: TinyChain, case: str)
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_saved_loads_as_the_trained_model(trained: Any, case: str) -> None:
-    model, out, _ = trained(case)
+    model, out = trained(case).model, trained(case).out
     config = config_of(case)
     again = models.load_policy(out, quantize=config.quantize)
     torch.testing.assert_close(logits(again), logits(model), rtol=1e-3, atol=1e-3)
@@ -176,7 +192,7 @@ def test_what_is_saved_loads_as_the_trained_model(trained: Any, case: str) -> No
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "full"])
 def test_the_published_settings_name_the_base_and_nothing_of_the_training(trained: Any, case: str) -> None:
-    _, out, _ = trained(case)
+    out = trained(case).out
     found = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert Path(found["base_model_name_or_path"]) == models.model_folder(out)
     assert found["peft_type"] == methods.METHODS[config_of(case).method].kind and found["inference_mode"]
@@ -189,7 +205,7 @@ def test_the_published_settings_name_the_base_and_nothing_of_the_training(traine
 
 @pytest.mark.parametrize("case", CASES)
 def test_merged_equals_the_adapter_where_it_merges(trained: Any, case: str) -> None:
-    model, out, _ = trained(case)
+    model, out = trained(case).model, trained(case).out
     whole = models.load_merged(out)
     method, quantize = methods.METHODS[config_of(case).method], config_of(case).quantize
     assert hasattr(whole, "peft_config") != method.merges
@@ -204,7 +220,7 @@ def test_merged_equals_the_adapter_where_it_merges(trained: Any, case: str) -> N
 @pytest.mark.parametrize("case", ["adalora", "mica", "pissa", "ia3", "llama_adapter", "prompt", "prefix", "p_tuning lstm"])
 def test_stopped_and_resumed_equals_uninterrupted(trained: Any, chain: TinyChain, case: str, tmp_path: Path) -> None:
     """A checkpoint holds the encoder of a prompt, AdaLoRA's masked ranks and what its allocator remembers."""
-    whole, _, values = trained(case)
+    whole, values = trained(case).model, trained(case).values
 
     def stop(shown: Any, step: int | None = None) -> None:
         if step == UPDATES // 2:
@@ -226,7 +242,7 @@ def test_stopped_and_resumed_equals_uninterrupted(trained: Any, chain: TinyChain
 def test_adalora_takes_ranks_away_and_saves_the_rest(trained: Any) -> None:
     from safetensors.torch import load_file
 
-    model, out, _ = trained("adalora")
+    model, out = trained("adalora").model, trained("adalora").out
     ranks = [len(p) for name, p in load_file(out / "adapter" / "adapter_model.safetensors").items() if "lora_E" in name]
     assert len(ranks) == 14 and sum(ranks) == 2 * 14 and min(ranks) < max(ranks) <= 4
     kept = [int((p != 0).sum()) for name, p in model.named_parameters() if "lora_E" in name]
@@ -248,7 +264,7 @@ def test_the_penalty_of_adalora_is_what_peft_adds_to_a_loss(chain: TinyChain) ->
 @pytest.mark.parametrize("case", ["prompt", "prefix", "p_tuning", "p_tuning_v2", "llama_adapter", "ia3", "adalora"])
 def test_scores_of_the_passes_are_those_of_each_row_alone(trained: Any, case: str) -> None:
     """Rows of their own where virtual tokens stand before each row, else packed; predictors count real tokens."""
-    model, out, _ = trained(case)
+    model, out = trained(case).model, trained(case).out
     rows = [list(range(7, 7 + n)) for n in (9, 4, 12, 2, 7)]
     collate = packed.Collator(packed.prepared(model), pad=0, tokens=24)
     passes = collate([packed.row([(ids, [-100, -100, *ids[2:]])]) for ids in rows])["passes"]
@@ -275,7 +291,7 @@ def test_scores_of_the_passes_are_those_of_each_row_alone(trained: Any, case: st
 
 @pytest.mark.parametrize("case", ["lora", "adalora", "ia3", "llama_adapter", "prompt", "prefix", "p_tuning_v2", "full"])
 def test_answers_and_scores_do_not_depend_on_neighbours(trained: Any, chain: TinyChain, case: str) -> None:
-    model = models.load_merged(trained(case)[1])
+    model = models.load_merged(trained(case).out)
     tokenizer = models.load_tokenizer(chain.pretrain.path / "model")
     prompts = [chat.encode_prompt(tokenizer, row.messages[:-1]) for row in chats(3)] + [[5, 6], [9] * 30]
     greedy = inference.Sampling(0.0, 1.0, 8)
@@ -293,6 +309,19 @@ def test_answers_and_scores_do_not_depend_on_neighbours(trained: Any, chain: Tin
             with torch.no_grad():
                 said.append(int(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1].argmax()))
         assert tokenizer.decode(said[len(prompt) :], skip_special_tokens=True) == answer.text
+
+
+@pytest.mark.parametrize(
+    "cases", [("lora", "pissa"), ("adalora", "adalora"), ("ia3", "ia3 named"), ("llama_adapter", "llama_adapter"),
+              ("prompt", "p_tuning"), ("prefix", "p_tuning_v2"), ("lora", "full")]
+)  # fmt: skip
+def test_evaluate_switches_adapters_of_one_kind_on_one_base(trained: Any, cases: tuple[str, str]) -> None:
+    from steps.evaluate import _Models
+
+    switch = _Models("auto")
+    for name, case in (("sft", cases[0]), ("dpo", cases[1]), ("sft", cases[0])):
+        found = logits(switch(name, trained(case).out))
+        torch.testing.assert_close(found, logits(models.load_policy(trained(case).out)), rtol=1e-4, atol=1e-4)
 
 
 def test_groups_hold_near_lengths_within_the_limit() -> None:
@@ -314,7 +343,7 @@ def test_dpo_goes_on_from_every_policy(trained: Any, chain: TinyChain, case: str
 
     from steps.lib.artifact import Artifact
 
-    _, out, _ = trained(case)
+    out = trained(case).out
     config = config_of(case)
     train = {**FEW, "lr": config.train.lr / 2, "max_updates": 6, "warmup": 0.0, "accumulation": 2, "batch_size": 2}
     policy = Artifact(out, {"key": f"sft/{out.name}", "digest": f"d{out.name}"})
@@ -339,7 +368,7 @@ def test_dpo_puts_a_fresh_adapter_on_a_policy_of_whole_weights(
 
     from steps.lib.artifact import Artifact
 
-    _, out, _ = trained("full")
+    out = trained("full").out
     fields = {name: value for name, value in CASES[case].items() if name != "lr"}
     train = {**FEW, "lr": 5e-3, "max_updates": 6, "warmup": 0.0}
     policy = Artifact(out, {"key": f"sft/{out.name}", "digest": "full"})
@@ -470,6 +499,14 @@ def test_dpo_refuses_a_method_that_is_not_of_the_policys_kind(
         methods.check(DpoConfig.model_validate(fields), "dpo", tmp_path, adapter=tmp_path)
     [fitting, *_] = [name for name, one in methods.METHODS.items() if one.kind == peft_type]
     methods.check(DpoConfig.model_validate({"method": fitting}), "dpo", tmp_path, adapter=tmp_path)
+
+
+def test_the_line_refuses_it_before_anything_runs() -> None:
+    from flows.line import AlignConfig
+
+    with pytest.raises(ValueError, match="dpo.method is wrong: got lora, because .* kind PREFIX_TUNING, .* to prefix or p_tuning_v2"):
+        AlignConfig.model_validate({"sft": {"method": "prefix"}, "dpo": {}, "pairs": {}})
+    AlignConfig.model_validate({"sft": {"method": "full"}, "dpo": {"method": "prefix"}, "pairs": {}})
 
 
 def test_a_step_refuses_before_it_reads_a_row(chain: TinyChain, tmp_path: Path) -> None:
