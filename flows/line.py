@@ -20,7 +20,8 @@ from steps.evaluate import EvaluateConfig
 from steps.generate import GenerateConfig
 from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
-from steps.lib.methods import METHODS, foreign
+from steps.lib.methods import METHODS
+from steps.lib.refusals import foreign
 from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import Field
 
-from steps.lib import adalora, adapters, chat, methods, models, packed, runtime, training
+from steps.lib import adalora, adapters, chat, methods, models, packed, refusals, runtime, training
 from steps.lib.checkpoints import Journal
 from steps.lib.digests import digest_file
 from steps.lib.door import main
@@ -53,7 +53,7 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     from trl import DPOConfig
 
     runtime.seed_torch(context.seed)
-    methods.check(config, "dpo", models.model_folder(policy), adapter=policy / "adapter")
+    refusals.check(config, "dpo", models.model_folder(policy), adapter=policy / "adapter")
     tokenizer = models.load_tokenizer(models.model_folder(policy))
     rows, metrics = _encode(config, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out)
     model = _policy(config, policy, updates=training.updates(len(rows), config.train))

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from steps.lib import adapters, methods, models, packed, runtime, training
+from steps.lib import adapters, methods, models, packed, refusals, runtime, training
 from steps.lib.door import main
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics
@@ -48,7 +48,7 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     """Train, and write full weights."""
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
-    methods.check(config, "pretrain", folder)
+    refusals.check(config, "pretrain", folder)
     tokenizer = models.load_tokenizer(folder)
     domain = read_parquet(corpus / "corpus.parquet", Text)
     general = read_parquet(corpus / "general.parquet", Text)

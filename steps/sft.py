@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from steps.lib import adapters, chat, methods, models, packed, runtime, training
+from steps.lib import adapters, chat, methods, models, packed, refusals, runtime, training
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.rows import Chat, Dropped, read_parquet, write_parquet
@@ -34,7 +34,7 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     """Train on the chats."""
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
-    methods.check(config, "sft", folder)
+    refusals.check(config, "sft", folder)
     tokenizer = models.load_tokenizer(folder)
     rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out)
     updates = training.updates(len(rows), config.train)

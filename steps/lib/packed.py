@@ -134,7 +134,9 @@ class Collator:
         lengths = [len(one) for one in sequences]
         made = []
         if not self._packs:
-            made = [packing.pad_rows(sequences, one, pad=self._pad).tensors for one in packing.groups(lengths, self._tokens)]
+            made = [
+                packing.pad_rows(sequences, one, pad=self._pad).tensors for one in packing.groups(lengths, self._tokens)
+            ]
         for chosen in packing.split(lengths, self._tokens) if sequences and self._packs else []:
             own = [lengths[i] for i in chosen]
             width = sum(own) if self._one_row else packing.widest(own, self._tokens)

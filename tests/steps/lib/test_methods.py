@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import dataclass
 from functools import cache
@@ -13,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from minimal import BASE, FEW, TinyChain, chats, context, data_artifact, made, with_train
+import yaml
+from minimal import BASE, FEW, ROOT, TinyChain, chats, context, data_artifact, made, with_train
 from training_runs import losses
 
 from steps.dpo import DpoConfig
-from steps.lib import adalora, adapters, chat, inference, methods, models, packed, packing, runtime
-from steps.lib.config import load
+from steps.lib import adalora, adapters, chat, inference, methods, models, packed, packing, refusals, runtime
+from steps.lib.config import layers_of, load
 from steps.lib.errors import ConfigError, Resumable
+from steps.lib.layers import Layer
 from steps.lib.training import fit
 from steps.pretrain import PretrainConfig
 from steps.sft import SftConfig
@@ -217,7 +220,9 @@ def test_merged_equals_the_adapter_where_it_merges(trained: Any, case: str) -> N
         assert 0 < error < 1.5 * rounding.abs().mean()
 
 
-@pytest.mark.parametrize("case", ["adalora", "mica", "pissa", "ia3", "llama_adapter", "prompt", "prefix", "p_tuning lstm"])
+@pytest.mark.parametrize(
+    "case", ["adalora", "mica", "pissa", "ia3", "llama_adapter", "prompt", "prefix", "p_tuning lstm"]
+)
 def test_stopped_and_resumed_equals_uninterrupted(trained: Any, chain: TinyChain, case: str, tmp_path: Path) -> None:
     """A checkpoint holds the encoder of a prompt, AdaLoRA's masked ranks and what its allocator remembers."""
     whole, values = trained(case).model, trained(case).values
@@ -386,7 +391,9 @@ def test_pretrain_puts_what_merges_into_the_base(chain: TinyChain, case: str, tm
     from safetensors.torch import load_file
 
     fields = {name: value for name, value in CASES[case].items() if name != "lr"}
-    config = PretrainConfig.model_validate({**fields, "train": {**config_of(case).train.model_dump(), "max_updates": 4}})
+    config = PretrainConfig.model_validate(
+        {**fields, "train": {**config_of(case).train.model_dump(), "max_updates": 4}}
+    )
     base = base_of(chain, case)
     result = made(tmp_path, "pretrain", config, base=base, corpus=chain.data)
     old, new = (load_file(path / "model" / "model.safetensors") for path in (base.path, result.path))
@@ -402,13 +409,8 @@ def test_pretrain_puts_what_merges_into_the_base(chain: TinyChain, case: str, tm
 
 
 def said(kind: Any, **fields: Any) -> str:
-    file = Path("made.yaml")
-    file.write_text(json.dumps(fields))
-    try:
-        with pytest.raises(ConfigError) as error:
-            load(kind, [file])
-    finally:
-        file.unlink()
+    with pytest.raises(ConfigError) as error:
+        load(kind, [Layer(fields, "made.yaml")])
     return str(error.value)
 
 
@@ -431,12 +433,7 @@ def said(kind: Any, **fields: Any) -> str:
         (SftConfig, {"method": "bottleneck"}, "got 'bottleneck'"),
     ],
 )  # fmt: skip
-def test_what_the_configuration_shows_is_refused_when_it_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, fields: Any, words: str
-) -> None:
-    import re
-
-    monkeypatch.chdir(tmp_path)
+def test_what_the_configuration_shows_is_refused_when_it_is_loaded(kind: Any, fields: Any, words: str) -> None:
     assert re.search(words, said(kind, **fields)), said(kind, **fields)
 
 
@@ -467,9 +464,11 @@ def test_what_the_model_shows_is_refused_before_a_weight_is_loaded(
 ) -> None:
     folder = model_folder(tmp_path, **model)
     with pytest.raises(ConfigError) as error:
-        methods.check(SftConfig.model_validate(fields), "sft", folder)
+        refusals.check(SftConfig.model_validate(fields), "sft", folder)
     assert words in str(error.value)
-    methods.check(SftConfig.model_validate({"lora": {"targets": ["q_proj"], "init": "olora", "rank": 16}}), "sft", folder)
+    refusals.check(
+        SftConfig.model_validate({"lora": {"targets": ["q_proj"], "init": "olora", "rank": 16}}), "sft", folder
+    )
 
 
 def test_adalora_needs_two_updates(tmp_path: Path) -> None:
@@ -494,17 +493,21 @@ def test_dpo_refuses_a_method_that_is_not_of_the_policys_kind(
     tmp_path: Path, kind: str, fields: Any, words: str
 ) -> None:
     peft_type, _, init = kind.partition(" ")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": peft_type, "init_lora_weights": init or True}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": peft_type, "init_lora_weights": init or True})
+    )
     with pytest.raises(ConfigError, match=words):
-        methods.check(DpoConfig.model_validate(fields), "dpo", tmp_path, adapter=tmp_path)
+        refusals.check(DpoConfig.model_validate(fields), "dpo", tmp_path, adapter=tmp_path)
     [fitting, *_] = [name for name, one in methods.METHODS.items() if one.kind == peft_type]
-    methods.check(DpoConfig.model_validate({"method": fitting}), "dpo", tmp_path, adapter=tmp_path)
+    refusals.check(DpoConfig.model_validate({"method": fitting}), "dpo", tmp_path, adapter=tmp_path)
 
 
 def test_the_line_refuses_it_before_anything_runs() -> None:
     from flows.line import AlignConfig
 
-    with pytest.raises(ValueError, match="dpo.method is wrong: got lora, because .* kind PREFIX_TUNING, .* to prefix or p_tuning_v2"):
+    with pytest.raises(
+        ValueError, match="dpo.method is wrong: got lora, because .* kind PREFIX_TUNING, .* to prefix or p_tuning_v2"
+    ):
         AlignConfig.model_validate({"sft": {"method": "prefix"}, "dpo": {}, "pairs": {}})
     AlignConfig.model_validate({"sft": {"method": "full"}, "dpo": {"method": "prefix"}, "pairs": {}})
 
@@ -514,3 +517,15 @@ def test_a_step_refuses_before_it_reads_a_row(chain: TinyChain, tmp_path: Path) 
     config = SftConfig.model_validate({"lora": {"targets": ["nowhere"]}})
     with pytest.raises(ConfigError, match="no matrix of the model ends with that name"):
         made(tmp_path, "sft", config, base=chain.pretrain, chats=data_artifact(tmp_path, chats=[]))
+
+
+def test_the_configurations_of_the_page_load() -> None:
+    """Each is laid over cpu-tiny; together they name every method."""
+    from flows.line import AlignConfig
+
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    names = set()
+    for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        layers = [*layers_of("cpu-tiny", root=ROOT / "configs"), Layer(yaml.safe_load(text), "docs/methods.md")]
+        names.add(load(AlignConfig, layers).value.sft.method)
+    assert names == set(methods.METHODS)
