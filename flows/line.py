@@ -20,6 +20,8 @@ from steps.evaluate import EvaluateConfig
 from steps.generate import GenerateConfig
 from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
+from steps.lib.methods import METHODS
+from steps.lib.refusals import foreign
 from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig
@@ -71,6 +73,8 @@ class AlignConfig(Section):
                 "dpo has nothing to train on: got pairs: null, because dpo reads the pairs that it makes; "
                 "set dpo to null too, or keep pairs"
             )
+        if self.dpo is not None and (problem := foreign("dpo", self.dpo.method, METHODS[self.sft.method].kind)):
+            raise ValueError(problem)
         return self
 
 

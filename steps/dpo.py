@@ -1,7 +1,7 @@
-"""Preference optimisation: the SFT adapter goes on training, against a frozen copy of itself as the reference.
+"""Preference optimisation: the SFT policy goes on training; what it was at the start is the reference.
 
-Reads:  policy (sft): an adapter on its base; pairs: ``pairs.parquet``.
-Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
+Reads:  policy (sft): an adapter on its base, or whole weights; pairs: ``pairs.parquet``.
+Writes: ``adapter/`` (``model/`` with method full), ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
         ``record/preflight.json``, ``record/history.jsonl``.
 Source: Rafailov et al. 2023, 2305.18290, equation 7; TRL's DPOTrainer. The reference is the SFT policy, so at the first update
         policy and reference agree and the sigmoid loss is ln 2: anything else is a wrong chain, and stops the run.
@@ -16,13 +16,25 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from steps.lib import adapters, chat, footprint, losses, models, packed, parity, runtime, training
+from steps.lib import (
+    adalora,
+    adapters,
+    chat,
+    footprint,
+    losses,
+    methods,
+    models,
+    packed,
+    parity,
+    refusals,
+    runtime,
+    training,
+)
 from steps.lib.checkpoints import Journal
-from steps.lib.config import Section
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import TrainingError
@@ -31,16 +43,18 @@ from steps.lib.preflight import Findings
 from steps.lib.rows import Pair, read_parquet
 from steps.lib.sharing import Shared
 from steps.lib.step import Context, Metrics
+from steps.lib.trained import Whole
 
 VERSION = "2"
 FIRST_LOSS_TOLERANCE = 1e-3
 
 
-class DpoConfig(Section):
+class DpoConfig(methods.AnyMethod):
     """Preference optimisation."""
 
-    method: Literal["lora", "qlora"] = "lora"
-    """lora: the SFT adapter on its base; qlora: the same with the base loaded in 4-bit (as sft had it)."""
+    method: methods.Name = "lora"
+    """A policy with an adapter: the adapter goes on training, and the method must be of its kind (its settings are the adapter's).
+    A policy of whole weights: full trains them all, any other method puts a fresh adapter on them."""
     beta: float = Field(0.1, gt=0)
     """Weight of the pull towards the reference, in 1 / nat."""
     loss: losses.PreferenceLoss = losses.PreferenceLoss()
@@ -50,18 +64,17 @@ class DpoConfig(Section):
 
 
 def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Context) -> Metrics:
-    """Train the adapter on, and check that the chain is right."""
+    """Train the policy on, and check that the chain is right."""
     from datasets import Dataset
     from trl import DPOConfig
 
     runtime.seed_torch(context.seed)
+    refusals.check(config, "dpo", models.model_folder(policy), adapter=policy / "adapter")
     tokenizer = models.load_tokenizer(models.model_folder(policy))
     found = Findings()
     rows, metrics = _encode(config, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out, found)
-    found.loading(models.model_folder(policy), config.train.precision, bits=4 if config.method == "qlora" else None)
-    model = models.load_policy(
-        policy, config.train.precision, quantize="4bit" if config.method == "qlora" else None, trainable=True
-    )
+    found.loading(models.model_folder(policy), config.train.precision, bits=config.bits)
+    model = _policy(config, policy, updates=training.updates(len(rows), config.train))
     found.check(
         model,
         config.train,
@@ -80,18 +93,46 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
         **config.loss.arguments(),
     )
     trainer = _trainer(context)(
-        model=packed.prepared(model), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        model=packed.prepared(model),
+        ref_model=_no_copy(model),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
     )
+    adalora.follow(trainer)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     metrics.values["first_loss"] = round(_sigmoid_loss(training.losses(trainer)[0]["rewards/margins"]), 6)
     if trainer.is_world_process_zero():
         probe = parity.Probe(trainer.model, tokenizer)
-        adapters.save_adapter(trainer.model, out, models.model_folder(policy), policy)
-        before = models.Chain.read(policy)
         stage = models.Stage(step="dpo", digest=digest_file(pairs / "pairs.parquet"))
-        before.model_copy(update={"stages": (*before.stages, stage)}).write(out)
-        metrics.values.update(probe.check_adapter(trainer, out, config.train.precision))
+        adapters.save(trainer.model, config.method, out, policy, stage, tokenizer)
+        metrics.values.update(probe.check(trainer, tokenizer, out, config.train.precision))
     return metrics
+
+
+def _policy(config: DpoConfig, policy: Path, *, updates: int) -> Any:
+    """The policy, ready to be trained: its own adapter, or what the method makes of whole weights."""
+    if (policy / "adapter").exists():
+        return models.load_policy(policy, config.train.precision, quantize=config.quantize, trainable=True)
+    return adapters.start(config, models.model_folder(policy), config.train.precision, updates=updates)
+
+
+def _no_copy(model: Any) -> Any:
+    """What TRL gets for a reference model beside an adapter, so that it makes no second adapter.
+
+    A copy costs memory, AdaLoRA allows none, and a copy of a pissa adapter would change the base once more. The reference's
+    log-probabilities are computed before the first update, with the policy itself.
+    """
+    if not hasattr(model, "peft_config"):
+        return None
+    import torch
+
+    class NoCopy(torch.nn.Module):  # type: ignore[misc]
+        """Never called."""
+
+        config = model.config
+
+    return NoCopy()
 
 
 def _trainer(context: Context) -> Any:
@@ -99,7 +140,7 @@ def _trainer(context: Context) -> Any:
     from torch.utils.data import DataLoader
     from trl import DPOTrainer
 
-    class PairTrainer(DPOTrainer):  # type: ignore[misc]
+    class PairTrainer(Whole, DPOTrainer):  # type: ignore[misc]
         """DPOTrainer that takes our tokens (one way to tokenise in the whole house) and checks the first loss.
 
         The reference's log-probabilities are kept in the resume folder batch by batch, so that a resumed run does not ask for
@@ -148,7 +189,10 @@ def _trainer(context: Context) -> Any:
                 if self.loss_types == ["sigmoid"]:
                     loss = float((result[0] if return_outputs else result).detach())
                 check_first_loss(loss, drift=max(map(abs, rewards)))
-            return result
+            extra = adalora.penalty(self.model)
+            if extra is None:
+                return result
+            return (result[0] + extra, result[1]) if return_outputs else result + extra
 
     return PairTrainer
 

@@ -250,7 +250,10 @@ def _facts(config: EvaluateConfig, suites: Heldout) -> dict[str, str]:
 
 def _stages(artifact: Path) -> list[str]:
     chain = models.Chain.read(artifact)
-    return [f"base {chain.base[:12]}", *(f"{stage.step} on {stage.digest[:12]}" for stage in chain.stages)]
+    return [
+        f"base {chain.base[:12]}",
+        *(f"{stage.step} ({stage.method}) on {stage.digest[:12]}" for stage in chain.stages),
+    ]
 
 
 def _samples(config: EvaluateConfig, suites: Heldout, items: list[Item], names: list[str]) -> list[report.Sample]:

@@ -1,7 +1,7 @@
 """Continued pretraining on the domain corpus, mixed with a replay share of general text against forgetting.
 
 Reads:  base: a model; corpus (clean): ``corpus.parquet``, ``general.parquet``.
-Writes: ``model/`` (full weights; a LoRA run is merged into its unquantised base), ``record/preflight.json``,
+Writes: ``model/`` (whole weights; an adapter is put into its unquantised base), ``record/preflight.json``,
         ``record/history.jsonl``.
 Source: replay share and re-warming: Ibrahim et al. 2024, 2403.08763.
 Run:    python -m steps.pretrain --config FILE --base DIR --corpus DIR --out DIR
@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from steps.lib import adapters, footprint, models, packed, parity, runtime, training
-from steps.lib.config import Section
+from steps.lib import adapters, footprint, methods, models, packed, parity, refusals, runtime, training
 from steps.lib.door import main
 from steps.lib.preflight import Findings
 from steps.lib.rows import Text, read_parquet
@@ -25,33 +24,42 @@ from steps.lib.step import Context, Metrics
 VERSION = "2"
 
 
-class PretrainConfig(Section):
+class PretrainConfig(methods.MergingMethods):
     """Continued pretraining."""
 
-    method: Literal["full", "lora", "qlora"] = "lora"
-    """full: every weight; lora: adapters, merged at the end; qlora: adapters on a 4-bit base, merged into the unquantised one."""
-    lora: adapters.LoraSettings = adapters.LoraSettings()
-    """Adapters, for the methods that have them."""
+    method: methods.Name = "lora"
+    """full, lora, qlora, adalora or ia3: what an adapter learns is put into the (unquantised) base at the end."""
     replay: float = Field(0.25, ge=0, lt=1)
     """Share of general text among the trained tokens."""
     train: training.TrainSettings = training.TrainSettings()
     """Optimisation; rows are packed to max_length tokens."""
+
+    @field_validator("method")
+    @classmethod
+    def _merges(cls, method: methods.Name) -> methods.Name:
+        if not methods.METHODS[method].merges:
+            fitting = ", ".join(name for name, one in methods.METHODS.items() if one.merges)
+            raise ValueError(
+                f"pretrain writes whole weights, and what {method} learns cannot be put into them; take one of {fitting}, or "
+                f"{method} in sft"
+            )
+        return method
 
 
 def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context: Context) -> Metrics:
     """Train, and write full weights."""
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
+    refusals.check(config, "pretrain", folder)
     tokenizer = models.load_tokenizer(folder)
     domain = read_parquet(corpus / "corpus.parquet", Text)
     general = read_parquet(corpus / "general.parquet", Text)
     training.need_rows(domain, "domain documents", {})
     found = Findings()
     rows, metrics = _mix(config, tokenizer, domain, general, context, found)
-    found.loading(folder, config.train.precision, bits=4 if config.method == "qlora" else None)
-    model = models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None)
-    if config.method != "full":
-        model = adapters.with_lora(model, config.lora)
+    found.loading(folder, config.train.precision, bits=config.bits)
+    updates = training.updates(len(rows), config.train)
+    model = adapters.start(config, folder, config.train.precision, updates=updates)
     found.check(
         model,
         config.train,
@@ -63,11 +71,11 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
         probe = parity.Probe(trainer.model, tokenizer)
-        merged = _merged(model, config, folder, out)
-        merged.save_pretrained(out / "model")
+        whole = adapters.merged(model, config, folder, context.resume / "adapter", config.train.precision)
+        whole.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
         parity.check_tokenizer(tokenizer, out / "model")
-        metrics.values.update(probe.check_model(trainer, merged, out / "model", config.train.precision))
+        metrics.values.update(probe.check_model(trainer, whole, out / "model", config.train.precision))
     return metrics
 
 
@@ -103,19 +111,6 @@ def _mix(
     metrics.rows.drop("general", "not_needed_for_replay", len(general) - len(replay))
     metrics.rows.balance({"domain": ["trained domain"], "general": ["trained general"]})
     return rows, metrics
-
-
-def _merged(model: Any, config: PretrainConfig, folder: Path, out: Path) -> Any:
-    """Full weights of what was trained; the adapters of qlora are merged into the unquantised base."""
-    if config.method == "full":
-        return model
-    if config.method == "lora":
-        return model.merge_and_unload()
-    from peft import PeftModel
-
-    adapter = out / ".resume" / "adapter"
-    model.save_pretrained(adapter)
-    return PeftModel.from_pretrained(models.load_model(folder, config.train.precision), adapter).merge_and_unload()
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ def _stage(policy: Path, shown: Report, items: list[Item], folder: Path) -> Path
 
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "eval").mkdir(parents=True)
-    parts = ("adapter", "chain.json") if (policy / "adapter").is_dir() else ("model",)
+    parts = ("adapter" if (policy / "adapter").is_dir() else "model", "chain.json")
     for part in parts:
         if (policy / part).is_dir():
             shutil.copytree(policy / part, folder / part, symlinks=True)

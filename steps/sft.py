@@ -1,9 +1,9 @@
-"""Supervised fine-tuning with LoRA: loss on assistant tokens only, end of turn included.
+"""Supervised fine-tuning: loss on assistant tokens only, end of turn included.
 
 Reads:  base (base or pretrain): a model; chats (clean): ``chats.parquet``, ``general.parquet`` when replay is asked for.
-Writes: ``adapter/``, ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
+Writes: ``adapter/`` (``model/`` with method full), ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
         ``record/preflight.json``, ``record/history.jsonl``.
-Source: LoRA, Hu et al. 2021, 2106.09685; QLoRA, Dettmers et al. 2023, 2305.14314; packed rows: steps/lib/packed.py.
+Source: steps/lib/methods.py names each method's paper; packed rows: steps/lib/packed.py.
 Run:    python -m steps.sft --config FILE --base DIR --chats DIR --out DIR
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from steps.lib import adapters, chat, footprint, models, packed, parity, runtime, training
-from steps.lib.config import Section
+from steps.lib import adapters, chat, footprint, methods, models, packed, parity, refusals, runtime, training
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.intake import Intake
@@ -25,29 +24,26 @@ from steps.lib.step import Context, Metrics
 VERSION = "2"
 
 
-class SftConfig(Section):
+class SftConfig(methods.AnyMethod):
     """Supervised fine-tuning."""
 
-    method: Literal["lora", "qlora"] = "lora"
-    """lora: adapters on the base; qlora: adapters on the base loaded in 4-bit."""
-    lora: adapters.LoraSettings = adapters.LoraSettings()
-    """Adapters."""
+    method: methods.Name = "lora"
+    """full trains every weight; the others leave an adapter. docs/methods.md compares them."""
     train: training.TrainSettings = training.TrainSettings()
     """Optimisation; too_long says what becomes of a chat longer than max_length tokens."""
 
 
 def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Context) -> Metrics:
-    """Train an adapter on the chats."""
+    """Train on the chats."""
     runtime.seed_torch(context.seed)
     folder = models.model_folder(base)
+    refusals.check(config, "sft", folder)
     tokenizer = models.load_tokenizer(folder)
     found = Findings()
     rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out, found)
-    found.loading(folder, config.train.precision, bits=4 if config.method == "qlora" else None)
-    model = adapters.with_lora(
-        models.load_model(folder, config.train.precision, quantize="4bit" if config.method == "qlora" else None),
-        config.lora,
-    )
+    found.loading(folder, config.train.precision, bits=config.bits)
+    updates = training.updates(len(rows), config.train)
+    model = adapters.start(config, folder, config.train.precision, updates=updates)
     found.check(
         model,
         config.train,
@@ -58,11 +54,10 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
-        before = parity.Probe(trainer.model, tokenizer)
-        adapters.save_adapter(trainer.model, out, folder, base)
+        probe = parity.Probe(trainer.model, tokenizer)
         stage = models.Stage(step="sft", digest=digest_file(chats / "chats.parquet"))
-        models.Chain(base=models.model_digest(folder), stages=(stage,)).write(out)
-        metrics.values.update(before.check_adapter(trainer, out, config.train.precision))
+        adapters.save(trainer.model, config.method, out, base, stage, tokenizer)
+        metrics.values.update(probe.check(trainer, tokenizer, out, config.train.precision))
     return metrics
 
 

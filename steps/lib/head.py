@@ -19,6 +19,9 @@ LOGITS = 16_000_000
 def give_scores(model: Any) -> None:
     """Let a causal language model's ``forward`` take ``predictors`` and ``targets`` (M,) and give scores of them alone.
 
+    With ``width``, the places of a row that ``predictors`` count, rows may have more outputs: those of virtual tokens that PEFT
+    puts before a row do not count.
+
     The model keeps its forward without these words, so sampling goes on as before. Wrap it with PEFT before or after.
     The scores are a dict of ``logps`` (M,), and without gradient ``entropy``, ``mean_logits`` and ``hits`` (M,).
     """
@@ -26,16 +29,18 @@ def give_scores(model: Any) -> None:
     if getattr(plain, "gives_scores", False):
         return
 
-    def forward(self: Any, *args: Any, predictors: Any = None, targets: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, predictors: Any = None, targets: Any = None, width: int = 0, **kwargs: Any
+    ) -> Any:
         if predictors is None:
             return plain(*args, **kwargs)
         head = self.get_output_embeddings()
         if _unusual(self, head):
-            logits = plain(*args, **kwargs).logits  # (R, W, V)
+            logits = plain(*args, **kwargs).logits[:, -width:]  # (R, W, V)
             return _from_logits(logits.reshape(-1, logits.shape[-1])[predictors].float(), targets)
         for name in ("labels", "logits_to_keep", "num_items_in_batch"):
             kwargs.pop(name, None)
-        hidden = self.base_model(*args, **kwargs).last_hidden_state  # (R, W, H)
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, -width:]  # (R, W, H)
         hidden = hidden.reshape(-1, hidden.shape[-1])[predictors]  # (M, H)
         return scores(hidden, head.weight, head.bias, targets)
 

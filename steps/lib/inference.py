@@ -179,22 +179,14 @@ def _answers(
 
     model = _ready(model)
     pad, ends = tokenizer.pad_token_id, end_tokens(model, tokenizer)
-    width = max(map(len, prompts))
-    padding = [width - len(prompt) for prompt in prompts]
-    ids = torch.tensor(
-        [[pad] * gap + prompt for gap, prompt in zip(padding, prompts, strict=True)], device=model.device
-    )
-    mask = torch.tensor(
-        [[0] * gap + [1] * (width - gap) for gap in padding], device=model.device
-    )  # (B, T), left-padded
+    model, asked, width = _asked(model, prompts, pad)
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     torch.manual_seed(seed)
     with torch.no_grad():
         output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            **asked,
             max_new_tokens=sampling.max_tokens,
             pad_token_id=pad,
             eos_token_id=ends,
@@ -206,6 +198,27 @@ def _answers(
         said = new[: stops[0]] if stops else new
         answers.append((tokenizer.decode(said, skip_special_tokens=True), len(said), bool(stops)))
     return answers
+
+
+def _asked(model: Any, prompts: list[list[int]], pad: int) -> tuple[Any, dict[str, Any], int]:
+    """What generates, its input with prompts padded on the left, and how many tokens of its output are not the answer's."""
+    import torch
+
+    width = max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    rows = zip(padding, prompts, strict=True)
+    ids = torch.tensor([[pad] * gap + prompt for gap, prompt in rows], device=model.device)
+    mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in padding], device=model.device)  # (B, T)
+    kind = model.active_peft_config.peft_type if hasattr(model, "peft_config") else ""
+    if kind != "PROMPT_TUNING":
+        return model, {"input_ids": ids, "attention_mask": mask}, width
+    # PEFT would put the learnt prompt before the padding, so that an answer would depend on its neighbours' lengths
+    learnt = model.get_prompt(batch_size=len(ids))  # (B, P, H)
+    words = model.word_embeddings(ids)  # (B, T, H)
+    learnt = learnt.to(words.dtype)
+    inputs = [torch.cat([w[:gap], p, w[gap:]]) for gap, p, w in zip(padding, learnt, words, strict=True)]
+    whole = torch.cat([mask, mask.new_ones(len(ids), learnt.shape[1])], dim=1)  # padding stays on the left
+    return model.get_base_model(), {"inputs_embeds": torch.stack(inputs), "attention_mask": whole}, 0
 
 
 def _logps(model: Any, rows: list[tuple[list[int], list[int]]]) -> list[float]:
@@ -221,7 +234,8 @@ def _logps(model: Any, rows: list[tuple[list[int], list[int]]]) -> list[float]:
         ids[row, : len(tokens)] = torch.tensor(tokens, device=model.device)
         mask[row, : len(tokens)] = 1
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()  # (B, T - 1, V)
+        logits = model(input_ids=ids, attention_mask=mask).logits  # (B, T, V); a learnt prompt's come before
+        logits = logits[:, -width:][:, :-1].float()  # (B, T - 1, V)
         logps = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]  # (B, T - 1)
     starts = [len(prompt) - 1 for prompt, _ in rows]
     return [

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from steps.lib.digests import digest_folder
 from steps.lib.errors import ModelError
+from steps.lib.methods import MERGING
 
 WEIGHTS = ("*.safetensors",)
 IDENTITY = (
@@ -44,15 +45,17 @@ class Stage(BaseModel):
     step: str
     digest: str
     """Digest of what the stage was trained from: its data artifact's content."""
+    method: str = "lora"
+    """How it was trained (steps/lib/methods.py); full: the weights are new ones, and the chain's base is their digest."""
 
 
 class Chain(BaseModel):
-    """How an adapter came to be: the base it fits, and the stages trained on it, in order."""
+    """How a model came to be: the whole weights it stands on, and the stages trained, in order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str
-    """Digest of the base model's files."""
+    """Digest of the files of the base that the adapter fits, or of ``model/`` where the last stage wrote whole weights."""
     stages: tuple[Stage, ...] = ()
 
     @classmethod
@@ -294,7 +297,7 @@ def _quantization(quantize: Quantize, compute: Any) -> Any:
 def load_policy(
     artifact: Path, dtype: Precision = "auto", *, quantize: Quantize = None, trainable: bool = False
 ) -> Any:
-    """The model of any stage's artifact: full weights, or an adapter (named "default") on its checked base.
+    """The model of any stage's artifact: whole weights, or an adapter (named "default") on its checked base.
 
     Raises:
         ModelError: the base beside the adapter is not the one it was trained on.
@@ -302,19 +305,27 @@ def load_policy(
     base = load_model(model_folder(artifact), dtype, quantize=quantize)
     if not (artifact / "adapter").exists():
         return base
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     check_base(artifact)
-    model = PeftModel.from_pretrained(base, artifact / "adapter", is_trainable=trainable, use_safetensors=True)
+    settings = PeftConfig.from_pretrained(artifact / "adapter")
+    later = trainable and settings.is_prompt_learning  # PEFT loads a prompt or prefix for inference only
+    model = PeftModel.from_pretrained(
+        base, artifact / "adapter", is_trainable=trainable and not later, use_safetensors=True
+    )
+    if later:
+        model.peft_config["default"].inference_mode = False
+        model.prompt_encoder["default"].requires_grad_(True)
     if not trainable:
         model.eval()
     return model
 
 
 def load_merged(artifact: Path, dtype: Precision = "auto") -> Any:
-    """The model of any stage for inference alone: an adapter is added into its base, which spares its products in every step."""
+    """The model of any stage for inference alone: an adapter that can be is put into its base, which spares its products."""
     model = load_policy(artifact, dtype)
-    return model.merge_and_unload() if (artifact / "adapter").exists() else model
+    kinds = {str(one.peft_type.value) for one in getattr(model, "peft_config", {}).values()}
+    return model.merge_and_unload() if kinds and kinds <= MERGING else model
 
 
 def check_base(artifact: Path) -> None:

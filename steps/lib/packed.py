@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import head, kernels, packing, training
+from steps.lib import adalora, head, kernels, packing, training
 from steps.lib.packing import Packable
+from steps.lib.trained import Whole
 
 if TYPE_CHECKING:
     from steps.lib.step import Context
@@ -24,7 +25,10 @@ Row = dict[str, list[int]]
 def prepared(model: Any) -> Any:
     """A model for training: with quick layers where it is on a CPU, and with scores of chosen tokens alone."""
     kernels.speed_up(model)
-    head.give_scores(model.get_base_model() if hasattr(model, "peft_config") else model)
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    head.give_scores(inner)
+    if any(one.peft_type == "ADAPTION_PROMPT" for one in getattr(model, "peft_config", {}).values()):
+        model.base_model.forward = inner.forward  # PEFT's wrapper holds the forward that the model had
     return model
 
 
@@ -63,12 +67,14 @@ def trainer(model: Any, rows: Sequence[Row], tokenizer: Any, settings: training.
     """A trainer for the rows, whose batches are whole updates."""
     from transformers import TrainingArguments
 
-    return trainer_class()(
+    made = trainer_class()(
         model=prepared(model),
         args=training.arguments(TrainingArguments, settings, context, whole=True, remove_unused_columns=False),
         train_dataset=rows,
         data_collator=Collator(model, pad=tokenizer.pad_token_id, tokens=settings.tokens_per_pass),
     )
+    adalora.follow(made)
+    return made
 
 
 def implementation(model: Any) -> str:
@@ -77,9 +83,11 @@ def implementation(model: Any) -> str:
 
 
 def takes_rows(model: Any) -> bool:
-    """Whether sequences may share a row: not where virtual tokens stand before each sequence (prompt, prefix)."""
-    settings = getattr(model, "peft_config", {}).values()
-    return not any(one.is_prompt_learning or one.peft_type == "ADAPTION_PROMPT" for one in settings)
+    """Whether sequences may share a row: not where virtual tokens stand before each row (prompt, prefix).
+
+    The tokens of a LLaMA-Adapter have no place in the row: each position looks at them, so rows can be shared.
+    """
+    return not any(one.is_prompt_learning for one in getattr(model, "peft_config", {}).values())
 
 
 def mask_of(kind: str) -> Callable[[Any, Any], Any] | None:
@@ -107,6 +115,7 @@ class Collator:
             tokens: places of one forward pass, at most.
         """
         self._pad, self._tokens = pad, tokens
+        self._packs = takes_rows(model)
         self._one_row = implementation(model).startswith(
             ("flash", "flex")
         )  # they skip what is masked; SDPA computes it
@@ -117,7 +126,11 @@ class Collator:
         sequences = [one for one in sequences if one.predicted]
         lengths = [len(one) for one in sequences]
         made = []
-        for chosen in packing.split(lengths, self._tokens) if sequences else []:
+        if not self._packs:
+            made = [
+                packing.pad_rows(sequences, one, pad=self._pad).tensors for one in packing.groups(lengths, self._tokens)
+            ]
+        for chosen in packing.split(lengths, self._tokens) if sequences and self._packs else []:
             own = [lengths[i] for i in chosen]
             width = sum(own) if self._one_row else packing.widest(own, self._tokens)
             made.append(packing.pack(sequences, chosen, width=width, pad=self._pad).tensors)
@@ -140,7 +153,7 @@ def trainer_class() -> Any:
     import torch
     from transformers import Trainer
 
-    class PackedTrainer(Trainer):  # type: ignore[misc]
+    class PackedTrainer(Whole, Trainer):  # type: ignore[misc]
         """One batch is one update of this process: its passes are summed here, not by the Trainer."""
 
         _total_train_tokens = 0
@@ -158,6 +171,7 @@ def trainer_class() -> Any:
             total, most = int(every[:, 0].sum()), int(every[:, 2].max())
             self._total_train_tokens += int(every[:, 1].sum())
             sums = torch.zeros(3, dtype=torch.float64)  # nats, hits, entropy
+            extra = adalora.penalty(self.model)
             for number in range(most):  # every process takes part in the last one's exchange of gradients
                 one = passes[min(number, len(passes) - 1)]
                 with _alone(self.accelerator, model, number < most - 1):
@@ -165,6 +179,8 @@ def trainer_class() -> Any:
                         found = scores_of(model, one)
                         share = float(number < len(passes)) * world / max(1, total)
                         loss = -found["logps"].sum() * share
+                    if extra is not None and number == most - 1:  # once an update, the same in every process
+                        loss = loss + extra
                     self.accelerator.backward(loss)
                 if number < len(passes):
                     parts = (-found["logps"].detach().sum(), found["hits"].sum(), found["entropy"].sum())
@@ -176,6 +192,7 @@ def trainer_class() -> Any:
                 "mean_token_accuracy": mean[1],
                 "entropy": mean[2],
                 "num_tokens": float(self._total_train_tokens),
+                **({} if extra is None else {"orthogonality": float(extra)}),
             }
             return torch.tensor(mean[0], device=self.args.device)
 
@@ -188,9 +205,10 @@ def trainer_class() -> Any:
 
 
 def scores_of(model: Any, one: dict[str, Any], mask: Any = None) -> Any:
-    """Scores of the predicted tokens of a pass; without a mask, the positions say where a sequence begins."""
-    names = ("input_ids", "position_ids", "predictors", "targets")
-    return model(**{name: one[name] for name in names}, attention_mask=mask, use_cache=False)
+    """Scores of the predicted tokens of a pass; without a mask, the positions (or the padding) say where a sequence begins."""
+    given = {name: one[name] for name in ("input_ids", "position_ids", "predictors", "targets")}
+    seen = one.get("attention_mask") if mask is None else mask
+    return model(**given, attention_mask=seen, width=one["input_ids"].shape[1], use_cache=False)
 
 
 def _alone(accelerator: Any, model: Any, wanted: bool) -> Any:

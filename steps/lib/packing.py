@@ -174,6 +174,46 @@ def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pa
     return Pass(tensors, list(chosen))
 
 
+def groups(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Sequences of near lengths for passes in which each has its own row, shortest first: rows x longest <= most."""
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if found and (len(found[-1]) + 1) * lengths[index] <= most:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
+def pad_rows(sequences: Sequence[Packable], chosen: Sequence[int], *, pad: int) -> Pass:
+    """A pass in which each sequence has its own row, padded on the right; positions are left to the model.
+
+    For models that put virtual tokens before each row.
+    """
+    import torch
+
+    chosen = sorted(chosen)
+    lengths = [len(sequences[i]) for i in chosen]
+    width = max(lengths)
+    ids = torch.tensor([sequences[i].ids + [pad] * (width - len(sequences[i])) for i in chosen])
+    places = [
+        (row * width + predictor, token, index)
+        for row, index in enumerate(chosen)
+        for token, predictor in zip(sequences[index].ids, sequences[index].predictors, strict=True)
+        if predictor >= 0
+    ]
+    found = torch.tensor(places, dtype=torch.long).reshape(-1, 3)  # (M, 3)
+    tensors = {
+        "input_ids": ids,
+        "position_ids": None,
+        "attention_mask": (torch.arange(width)[None] < torch.tensor(lengths)[:, None]).long(),  # (R, W)
+        "predictors": found[:, 0],
+        "targets": found[:, 1],
+        "owners": found[:, 2],
+    }
+    return Pass(tensors, chosen)
+
+
 def visible(segments: Any, branches: Any) -> Any:
     """Who sees whom, bool (R, 1, W, W): itself, and earlier places of the same sequence in the stem or in the same branch."""
     import torch

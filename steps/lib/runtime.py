@@ -79,6 +79,8 @@ def seed_torch(seed: int) -> None:
 
     # TRL turns on gradient checkpointing by its old name, which transformers 5.23 renames: nothing a user could change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    # PEFT 0.21.2 looks for LoRA's rank_pattern in AdaLoRA's, which has other keys and is used a little later.
+    warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
     if not sys.stderr.isatty():
         disable_progress_bar()
     np.random.seed(seed % 2**32)

@@ -40,24 +40,28 @@ class Shared:
         starts = (labels != packing.IGNORE).int().argmax(1).tolist()
         ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         half = len(ids) // 2
-        mask = packed.mask_of(kind) if longest(self._whole) >= max(lengths) * 2 else None
+        packs = packed.takes_rows(self._whole)
+        mask = packed.mask_of(kind) if packs and longest(self._whole) >= max(lengths) * 2 else None
         if mask:
             sequences = [
                 packing.fork(ids[i][: starts[i]], ids[i][starts[i] :], ids[i + half][starts[i + half] :])
                 for i in range(half)
             ]
             sides = [side for i in range(half) for side in (i, i + half)]
-        else:  # no masks with branches: both sides apart, packed
+        else:  # no masks with branches, or virtual tokens before each row: both sides apart
             sequences = [
                 packing.stem(row, [packing.IGNORE] * start + row[start:])
                 for row, start in zip(ids, starts, strict=True)
             ]
             sides = list(range(2 * half))
         sizes = [len(one) for one in sequences]
-        width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.widest(sizes, 2**62)
+        if packs:
+            width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.widest(sizes, 2**62)
+            made = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad)
+        else:
+            made = packing.pad_rows(sequences, range(len(sequences)), pad=self._pad)
         device = input_ids.device
-        made = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad)
-        tensors = {name: values.to(device) for name, values in made.tensors.items()}
+        tensors = {name: None if values is None else values.to(device) for name, values in made.tensors.items()}
         seen = mask(tensors["segments"], tensors["branches"]) if mask else None
         found = packed.scores_of(self._model, tensors, seen)
         rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])

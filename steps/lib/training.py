@@ -200,6 +200,13 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
     }
 
 
+def updates(rows: int, settings: TrainSettings) -> int:
+    """Updates of a run over so many rows (pairs for dpo), as the Trainer counts them."""
+    if settings.max_updates:
+        return settings.max_updates
+    return math.ceil(settings.epochs * max(1, math.ceil(rows / (settings.batch_size * settings.accumulation))))
+
+
 def losses(trainer: Any) -> list[dict[str, Any]]:
     """The history of a trainer: an entry for each update, those before the checkpoint it was resumed from included."""
     return [entry for entry in trainer.state.log_history if "loss" in entry]

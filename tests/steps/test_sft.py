@@ -133,6 +133,19 @@ def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Pa
     survives(tmp_path, what, "steps.lib.models.write_location")
 
 
+@pytest.mark.fault
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["adalora", "p_tuning"])
+def test_killed_in_every_phase_equals_undisturbed_with_more_than_weights(
+    chain: TinyChain, tmp_path: Path, method: str
+) -> None:
+    """The ranks that AdaLoRA took away and what its allocator remembers; the encoder of a prompt."""
+    train = {**FEW, "lr": 1e-2, "max_updates": 7, "save_every": 3, "log_every": 4}
+    fields = {"method": method, "adalora": {"rank": 2, "initial_rank": 4}, "p_tuning": {"tokens": 4, "hidden": 8}}
+    what = spec("sft", SftConfig.model_validate({**fields, "train": train}), base=chain.pretrain, chats=chain.data)
+    survives(tmp_path, what, "steps.lib.models.write_location")
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 def test_qlora_trains_on_a_four_bit_base(chain: TinyChain, tmp_path: Path) -> None:
     """64 channels: the blocks of bitsandbytes' CPU backend are 64 weights long, and it packs whole rows of them."""
