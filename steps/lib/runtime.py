@@ -194,8 +194,13 @@ def leaving(say: Callable[[str], None]) -> Iterator[None]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        say(stopped_by(signal.Signals(number).name))
-        os._exit(Resumable.exit_code)
+        message = stopped_by(signal.Signals(number).name)
+        try:
+            say(message)
+        except RuntimeError:  # it came in the middle of a write to the same stream, which takes no second one
+            os.write(2, f"{message}\n".encode())
+        finally:
+            os._exit(Resumable.exit_code)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -35,7 +35,7 @@ def test_a_signal_where_nothing_is_to_be_saved_ends_at_once_as_resumable(number:
     """Whatever the line that runs swallows: an exception from a handler would be lost in it."""
     child = script(
         "import contextlib\n"
-        "with runtime.leaving(lambda message: print(message, flush=True)):\n"
+        "with runtime.leaving(lambda message: os.write(1, (message + chr(10)).encode())):\n"
         "    print('on', flush=True)\n"
         "    while True:\n"
         "        with contextlib.suppress(BaseException): time.sleep(1)\n"
@@ -45,6 +45,24 @@ def test_a_signal_where_nothing_is_to_be_saved_ends_at_once_as_resumable(number:
     said, _ = child.communicate(timeout=20)
     assert child.returncode == Resumable.exit_code
     assert said == f"stopped by {number.name}: the partial work is kept; run the same command again to go on\n"
+
+
+@pytest.mark.fault
+def test_a_signal_in_the_middle_of_a_write_ends_at_once_as_well() -> None:
+    """Python refuses a second write to a stream in the middle of one: a handler that says so must not turn into an error."""
+    child = script(
+        "import io\n"
+        "class Slow(io.RawIOBase):\n"
+        "    def writable(self): return True\n"
+        "    def write(self, data): os.write(1, data); time.sleep(60); return len(data)\n"
+        "stream = io.BufferedWriter(Slow())\n"
+        "def say(text): stream.write(text.encode()); stream.flush()\n"
+        "with runtime.leaving(say): say('on\\n')\n"
+    )
+    assert child.stdout and child.stdout.readline() == "on\n"
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=20)
+    assert child.returncode == Resumable.exit_code and "stopped by SIGTERM" in said
 
 
 def test_a_loop_that_saves_first_is_left_alone() -> None:
