@@ -104,8 +104,8 @@ def _grown(tokenizer: Any, messages: list[dict[str, str]], done: str, *, prompt:
         at = next((k for k, (one, other) in enumerate(zip(text, done, strict=False)) if one != other), len(text))
         raise ModelError(
             f"chat template is not prefix-stable: got {text[at : at + 40]!r} in place of {done[at : at + 40]!r}, because "
-            "earlier turns are rendered anew once a later one follows, so training would not see what serving sends; use a "
-            "template that only appends"
+            "earlier turns are rendered anew once a later one follows, so training would not see what serving sends; "
+            "use a template that only appends"
         )
     return text
 
