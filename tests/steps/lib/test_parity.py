@@ -130,9 +130,7 @@ def test_a_model_that_changes_behind_the_save_stops_pretrain(
 
 def test_a_lost_adapter_of_pretrain_is_told(chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The merge gives back the bare base: its bytes are saved right, and are not what was trained."""
-    from steps import pretrain
-
-    real = pretrain._merged
+    real = adapters.merged
 
     def lost(model: Any, *rest: Any) -> Any:
         _all_gone(model)
@@ -143,7 +141,7 @@ def test_a_lost_adapter_of_pretrain_is_told(chain: TinyChain, tmp_path: Path, mo
             if "lora_B" in name:
                 value.data.zero_()
 
-    monkeypatch.setattr(pretrain, "_merged", lost)
+    monkeypatch.setattr(adapters, "merged", lost)
     config = PretrainConfig.model_validate(
         {"method": "lora", "train": {**PRETRAIN.train.model_dump(), "max_updates": 4, "lr": 1e-2}}
     )
