@@ -7,6 +7,7 @@ changed the base (pissa, olora) becomes a plain one on the base as it was. So ea
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,10 @@ def save(model: Any, method: str, out: Path, artifact: Path, stage: models.Stage
 
 def save_adapter(model: Any, out: Path, base: Path, base_artifact: Path) -> None:
     """Write ``adapter/`` (safetensors) with the name of its base, and a record of where the base lies."""
-    model.save_pretrained(out / "adapter", selected_adapters=["default"])
+    with warnings.catch_warnings():
+        if model.peft_config["default"].peft_type == "ADALORA":  # PEFT takes a matrix without ranks for a lost shard
+            warnings.filterwarnings("ignore", message="Adapter 'default': .* have invalid shape", category=UserWarning)
+        model.save_pretrained(out / "adapter", selected_adapters=["default"])
     (out / "adapter" / "README.md").unlink(missing_ok=True)
     settings = _published(model.peft_config["default"])
     first = getattr(model, "first_weights", None)

@@ -273,7 +273,14 @@ def load_model(
     if quantize:
         options["quantization_config"] = _quantization(quantize, torch_dtype)
         options["device_map"] = {"": device()}
-        return AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        for (
+            module
+        ) in model.modules():  # bitsandbytes packs 4-bit weights for inference in the first pass without gradients, on
+            # CPUs with AVX512-BF16; from then on no gradient goes through them, and nothing but a warning tells
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return model
     return AutoModelForCausalLM.from_pretrained(folder, **options).to(device())
 
 

@@ -192,7 +192,7 @@ def trainer_class() -> Any:
                 "mean_token_accuracy": mean[1],
                 "entropy": mean[2],
                 "num_tokens": float(self._total_train_tokens),
-                **({} if extra is None else {"orthogonality": float(extra)}),
+                **({} if extra is None else {"orthogonality": float(extra.detach())}),
             }
             return torch.tensor(mean[0], device=self.args.device)
 
