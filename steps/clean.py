@@ -197,7 +197,7 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
         rows, findings = _read_all(config, candidates, task, sieve, context)
         cut = _pass_all(config, rows, findings, sieve, context)
         _hold_out(cut, rows, config, sieve)
-        stop.check()
+    stop.check()
     context.log.info("%d shards and passes done, %d were done before", ledger.computed, ledger.kept)
     _enough(rows, config, candidates is not None, sieve)
     flows = {"candidates": ["candidates"]}

@@ -80,7 +80,7 @@ def run(
     ):
         runtime.seed_torch(context.seed)
         items = _scored(config, chain, suites, limits, ledger, context)
-        stop.check()
+    stop.check()
     metrics = Metrics()
     metrics.values |= {"batches": ledger.computed + ledger.kept, "batches_from_ledger": ledger.kept}
     if "dpo" in chain and "sft" in chain:

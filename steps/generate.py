@@ -142,7 +142,7 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
         failures = ledger.failures()
         (out / "record").mkdir(exist_ok=True)
         ledger.save(out / "record" / "requests.sqlite")
-        stop.check()
+    stop.check()
     _check_failures(config, slots, replies, failures)
     candidates: list[Candidate] = []
     for slot in slots:

@@ -179,7 +179,7 @@ def _sample(
                     ledger.put(key, reply, source=chats[i].id)
             for i, reply in zip(batch, known, strict=True):
                 answers[i][sample] = reply
-        stop.check()
+    stop.check()
     done = [[reply for reply in row if reply is not None] for row in answers]
     metrics.tokens += sum(reply.tokens_out for row in done for reply in row)
     metrics.values["sampling_seconds"] = round(timer.seconds, 2)

@@ -157,6 +157,7 @@ class Judge:
                 pass
             failures = ledger.failures()
             verdicts = {key: _verdict(ledger, failures, orders) for key, orders in both.items()}
+        stop.check()
         return {key: verdicts.get(key, Verdict("tie", ("tie", "tie"))) for key, *_ in items}
 
     def _request(self, client: Client, key: str, prompt: str, first: str, second: str) -> Request:

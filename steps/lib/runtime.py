@@ -160,7 +160,10 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into a flag for the length of the block. A signal that comes twice is one stop."""
+    """Turn SIGTERM and SIGINT into a flag for the length of the block. A signal that comes twice is one stop.
+
+    ``stop.check()`` belongs behind the block: one that comes while the block closes its files would be lost before.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

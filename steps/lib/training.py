@@ -175,9 +175,9 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
         finally:
             if first:
                 checkpoints.clear(context.resume)
-        if watch.stopped or stop:  # after the last update, too: it is kept, and a large model's last save takes minutes
-            stop.signal = stop.signal or "a signal to another process"
-            stop.check()
+    if watch.stopped or stop:  # after the last update, too: it is kept, and a large model's last save takes minutes
+        stop.signal = stop.signal or "a signal to another process"
+        stop.check()
 
     entries = losses(trainer)
     if first:

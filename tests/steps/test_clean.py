@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -511,6 +512,23 @@ def test_stopped_after_some_units_it_computes_only_the_others(
             work_in(tmp_path / str(limit), config, generated)
         again, more = work_in(tmp_path / str(limit), config, generated)
         assert again == files and more.values == {**metrics.values, "units_from_ledger": limit}
+
+
+def test_a_signal_while_the_last_file_is_closed_stops_it(
+    tmp_path: Path, task: Path, generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last unit and the end of the block that listens for signals."""
+    config = {**mixed(tmp_path), "task": task}
+    real = WorkLedger.__exit__
+
+    def told(self: WorkLedger, *error: Any) -> None:
+        real(self, *error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Resumable, match="stopped by SIGTERM"):
+        patch.setattr(WorkLedger, "__exit__", told)
+        work_in(tmp_path / "cut", config, generated)
+    assert work_in(tmp_path / "cut", config, generated)[0] == work_in(tmp_path / "whole", config, generated)[0]
 
 
 @pytest.mark.parametrize("change", ["filters", "source", "suffix", "lang", "task", "rules", "guard", "near", "share"])
