@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,7 @@ def with_lora(model: Any, settings: LoraSettings) -> Any:
         ),
     )
     if settings.init in ("pissa", "olora"):  # the base was changed: what it lost stands in the adapter's first weights
-        wrapped.first_weights = {name: value.clone() for name, value in _state(wrapped).items()}
+        wrapped.first_weights = {name: value.clone() for name, value in state(wrapped).items()}
     return wrapped
 
 
@@ -214,9 +216,7 @@ def save(model: Any, method: str, out: Path, artifact: Path, stage: models.Stage
 
 def save_adapter(model: Any, out: Path, base: Path, base_artifact: Path) -> None:
     """Write ``adapter/`` (safetensors) with the name of its base, and a record of where the base lies."""
-    with warnings.catch_warnings():
-        if model.peft_config["default"].peft_type == "ADALORA":  # PEFT takes a matrix without ranks for a lost shard
-            warnings.filterwarnings("ignore", message="Adapter 'default': .* have invalid shape", category=UserWarning)
+    with _quiet(model):
         model.save_pretrained(out / "adapter", selected_adapters=["default"])
     (out / "adapter" / "README.md").unlink(missing_ok=True)
     settings = _published(model.peft_config["default"])
@@ -269,8 +269,18 @@ def _plain(file: Path, first: dict[str, Any]) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def _state(model: Any) -> dict[str, Any]:
+def state(model: Any) -> dict[str, Any]:
     """Weights of the adapter by the names that they are saved under."""
     from peft import get_peft_model_state_dict
 
-    return dict(get_peft_model_state_dict(model))
+    with _quiet(model):
+        return dict(get_peft_model_state_dict(model, adapter_name="default"))
+
+
+@contextmanager
+def _quiet(model: Any) -> Iterator[None]:
+    """Without PEFT's warning of lost shards, for which it takes the matrices that AdaLoRA left without ranks."""
+    with warnings.catch_warnings():
+        if model.peft_config["default"].peft_type == "ADALORA":
+            warnings.filterwarnings("ignore", message="Adapter 'default': .* have invalid shape", category=UserWarning)
+        yield

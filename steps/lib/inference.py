@@ -179,14 +179,14 @@ def _answers(
 
     model = _ready(model)
     pad, ends = tokenizer.pad_token_id, end_tokens(model, tokenizer)
-    model, asked, width = _asked(model, prompts, pad)
+    model, given, width = left_padded(model, prompts, pad)
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     torch.manual_seed(seed)
     with torch.no_grad():
         output = model.generate(
-            **asked,
+            **given,
             max_new_tokens=sampling.max_tokens,
             pad_token_id=pad,
             eos_token_id=ends,
@@ -200,7 +200,7 @@ def _answers(
     return answers
 
 
-def _asked(model: Any, prompts: list[list[int]], pad: int) -> tuple[Any, dict[str, Any], int]:
+def left_padded(model: Any, prompts: list[list[int]], pad: int) -> tuple[Any, dict[str, Any], int]:
     """What generates, its input with prompts padded on the left, and how many tokens of its output are not the answer's."""
     import torch
 
@@ -210,7 +210,7 @@ def _asked(model: Any, prompts: list[list[int]], pad: int) -> tuple[Any, dict[st
     ids = torch.tensor([[pad] * gap + prompt for gap, prompt in rows], device=model.device)
     mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in padding], device=model.device)  # (B, T)
     kind = model.active_peft_config.peft_type if hasattr(model, "peft_config") else ""
-    if kind != "PROMPT_TUNING":
+    if kind not in ("PROMPT_TUNING", "P_TUNING"):
         return model, {"input_ids": ids, "attention_mask": mask}, width
     # PEFT would put the learnt prompt before the padding, so that an answer would depend on its neighbours' lengths
     learnt = model.get_prompt(batch_size=len(ids))  # (B, P, H)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from steps.lib import chat, models
+from steps.lib import adapters, chat, inference, models
 from steps.lib.errors import TrainingError
 
 PROMPTS = ("Write one sentence about rain.", "What is 12 + 30?", "用一句话介绍你自己。", "把“早上好”翻译成英语。")
@@ -167,16 +167,10 @@ def release(trainer: Any, *models: Any) -> None:
 def _greedy(model: Any, ids: list[int], tokenizer: Any) -> list[int]:
     import torch
 
-    asked = torch.tensor([ids], device=next(model.parameters()).device)
+    asking, given, width = inference.left_padded(model, [ids], tokenizer.pad_token_id)
     with torch.inference_mode():
-        said = model.generate(
-            input_ids=asked,
-            attention_mask=torch.ones_like(asked),
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    return list(said[0, len(ids) :].tolist())
+        said = asking.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    return list(said[0, width:].tolist())
 
 
 def _difference(
@@ -229,12 +223,7 @@ def _digests(model: Any) -> dict[str, str]:
     """
     import torch
 
-    if hasattr(model, "peft_config"):
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(model, adapter_name="default")
-    else:
-        state = model.state_dict()
+    state = adapters.state(model) if hasattr(model, "peft_config") else model.state_dict()
 
     def digest(value: Any) -> str:
         flat = value.detach().cpu().flatten()

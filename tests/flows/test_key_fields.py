@@ -121,6 +121,10 @@ WHOLE = {
     ("generate", "teachers", 0, "kind"), ("base", "kind"), *((step, "train", "processes") for step in ("base", "pretrain", "sft", "dpo")),
     *((*path, "hub") for path in [("generate", "prompts", 0), *[("clean", kind, 0) for kind in ("domain", "general", "pairs")],
                                   *[("clean", "heldout", kind, 0) for kind in ("domain", "general", "prompts", "pairs")]]),
+    *((step, "lora", "iterations") for step in ("pretrain", "sft", "dpo")),
+    *((step, "ia3", name) for step in ("pretrain", "sft", "dpo") for name in ("targets", "feedforward")),
+    *((step, "prompt", "text") for step in ("sft", "dpo")),
+    *(("dpo", "loss", name) for name in ("type", "label_smoothing", "alpha", "discopop_tau")),
 }  # fmt: skip
 """Fields that can only be changed with others beside them; they have tests of their own, here or with their steps."""
 
@@ -157,6 +161,27 @@ def test_the_number_of_processes_is_not_in_the_key(line: Line, step: str) -> Non
     spec = looked(line.config()).specs[step]
     one, two = (replace(spec, config=getattr(config, step)) for config in (first, second))
     assert one.key() == two.key() != spec.key()
+
+
+@pytest.mark.parametrize(
+    ("step", "before", "after"),
+    [
+        ("dpo", ["loss.weights=null"], ["loss.type=[ipo]"]),
+        ("dpo", ["loss.weights=null", "loss.type=[robust]", "loss.label_smoothing=0.1"], ["loss.label_smoothing=0.2"]),
+        ("dpo", ["loss.f_divergence=alpha_divergence"], ["loss.alpha=0.7"]),
+        ("dpo", ["loss.weights=null", "loss.type=[discopop]"], ["loss.discopop_tau=0.1"]),
+        *((step, ["lora.init=pissa"], ["lora.iterations=4"]) for step in ("pretrain", "sft")),
+        *((step, [], ["ia3.targets=[k_proj]"]) for step in ("pretrain", "sft")),
+        *((step, ["ia3.targets=[k_proj, up_proj]"], ["ia3.feedforward=[up_proj]"]) for step in ("pretrain", "sft")),
+        ("sft", ["prompt.init=text", "prompt.text=Answer."], ["prompt.text=Reply."]),
+    ],
+)
+def test_fields_that_change_with_others_are_in_their_step_s_key(
+    line: Line, step: str, before: list[str], after: list[str]
+) -> None:
+    first, second = (line.config(*(f"{step}.{word}" for word in words)) for words in (before, [*before, *after]))
+    spec = looked(line.config()).specs[step]
+    assert replace(spec, config=getattr(first, step)).key() != replace(spec, config=getattr(second, step)).key()
 
 
 def changed_at(raw: dict[str, Any], path: tuple[Any, ...], value: Any) -> Any:
