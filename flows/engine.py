@@ -28,9 +28,9 @@ from steps.lib.code import changed
 from steps.lib.config import Section
 from steps.lib.door import ERROR_FILE, OUTCOME_FILE, told_error
 from steps.lib.errors import ArtifactError, ConfigError, Damaged, PreflineError, Resumable
-from steps.lib.remote import open_store
 from steps.lib.step import Spec
 from steps.lib.store import Store
+from steps.lib.stores import open_store
 
 
 @dataclass(frozen=True)

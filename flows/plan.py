@@ -23,9 +23,9 @@ from steps.lib.locks import Holder, holder
 from steps.lib.objects import Trouble
 from steps.lib.partials import Progress, progress, written
 from steps.lib.parts import Change, Part, flat, nearest, parts_of
-from steps.lib.remote import open_store
 from steps.lib.step import Spec
 from steps.lib.store import Store, lock_of
+from steps.lib.stores import open_store
 
 State = Literal["done", "changed code", "partial", "running", "stale", "missing", "damaged", "blocked", "waits"]
 """done: reused by a run. changed code: reused, too, but built by other code. partial: a run goes on from what lies there. running:

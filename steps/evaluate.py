@@ -26,6 +26,7 @@ from steps.lib.door import main
 from steps.lib.evals import Heldout, Limits
 from steps.lib.figures import Comparison, Figure, Item
 from steps.lib.ledger import WorkLedger
+from steps.lib.measures import MEASURES
 from steps.lib.models import Precision
 from steps.lib.step import Context, Metrics
 
@@ -228,7 +229,7 @@ def _figures(chain: dict[str, Path], items: list[Item]) -> tuple[list[Figure], l
     """Every measure that has items, of every model, and the paired differences along the chain."""
     taken: list[Figure] = []
     compared: list[Comparison] = []
-    for what in evals.MEASURES:
+    for what in MEASURES:
         having = {i.model for i in items if i.suite == what.suite and i.scores.get(what.score) is not None}
         against = "sft" if what.score == "implicit" else None
         taken += [figures.measure(items, what, name, against=against) for name in chain if name in having]

@@ -13,6 +13,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def _sample(
     """
     runtime.seed_torch(context.seed)
     tokenizer = models.load_tokenizer(models.model_folder(policy))
-    prompts = [chat.encode_prompt(tokenizer, row.messages[:-1]) for row in chats]
+    prompts = chat.each("chats", ((row.id, partial(chat.encode_prompt, tokenizer, row.messages[:-1])) for row in chats))
     drawing = inference.Sampling(config.temperature, config.top_p, config.max_tokens)
     identity = {"policy": inference.identity(policy), **inference.conditions("auto"), **vars(drawing)}
     jobs = [

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from steps.lib import adapters, footprint, methods, models, packed, parity, refusals, runtime, training
+from steps.lib import adapters, methods, models, packed, parity, refusals, runtime, training
 from steps.lib.door import main
 from steps.lib.preflight import Findings
 from steps.lib.rows import Text, read_parquet
@@ -57,21 +57,11 @@ def run(config: PretrainConfig, *, base: Path, corpus: Path, out: Path, context:
     training.need_rows(domain, "domain documents", {})
     found = Findings()
     rows, metrics = _mix(config, tokenizer, domain, general, context, found)
-    found.loading(folder, config.train.precision, bits=config.bits)
-    updates = training.updates(len(rows), config.train)
-    model = adapters.start(config, folder, config.train.precision, updates=updates)
-    found.check(
-        model,
-        config.train,
-        footprint.packed_pass(config.train, [len(row["input_ids"]) for row in rows]),
-        context,
-        metrics,
-    )
-    trainer = packed.trainer(model, rows, tokenizer, config.train, context)
+    trainer = packed.begun(config, config.train, folder, rows, tokenizer, found, context, metrics)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
         probe = parity.Probe(trainer.model, tokenizer)
-        whole = adapters.merged(model, config, folder, context.resume / "adapter", config.train.precision)
+        whole = adapters.merged(trainer.model, config, folder, context.resume / "adapter", config.train.precision)
         whole.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
         parity.check_tokenizer(tokenizer, out / "model")
@@ -85,21 +75,23 @@ def _mix(
     """Packed rows of domain text and of as many general documents as make up the replay share."""
     metrics = Metrics()
     ids = [tokenizer(row.text, add_special_tokens=False)["input_ids"] for row in domain]
-    wanted = sum(map(len, ids)) * config.replay / (1 - config.replay)
+    domain_tokens, replay_tokens = sum(map(len, ids)), 0
+    wanted = domain_tokens * config.replay / (1 - config.replay)
     order = list(range(len(general)))
     random.Random(context.seed).shuffle(order)
     replay: list[list[int]] = []
     for index in order:
-        if sum(map(len, replay)) >= wanted:
+        if replay_tokens >= wanted:
             break
         replay.append(tokenizer(general[index].text, add_special_tokens=False)["input_ids"])
+        replay_tokens += len(replay[-1])
     documents = ids + replay
     random.Random(context.seed + 1).shuffle(documents)
     rows = packed.blocks(documents, config.train.max_length, tokenizer.eos_token_id)
     metrics.tokens = sum(len(row["input_ids"]) for row in rows)
-    share = sum(map(len, replay)) / max(1, metrics.tokens)
+    share = replay_tokens / max(1, domain_tokens + replay_tokens)
     metrics.values["replay_share"] = round(share, 4)
-    if sum(map(len, replay)) < wanted:
+    if replay_tokens < wanted:
         found.warn(
             f"general text runs out: got {share:.1%} of the tokens, because all {len(general)} documents are taken and replay is "
             f"{config.replay}; give more general text, or lower replay"

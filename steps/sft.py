@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.lib import adapters, chat, footprint, methods, models, packed, parity, refusals, runtime, training
+from steps.lib import adapters, chat, methods, models, packed, parity, refusals, runtime, training
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.intake import Intake
@@ -41,17 +41,7 @@ def run(config: SftConfig, *, base: Path, chats: Path, out: Path, context: Conte
     tokenizer = models.load_tokenizer(folder)
     found = Findings()
     rows, metrics = _encode(config, tokenizer, read_parquet(chats / "chats.parquet", Chat), out, found)
-    found.loading(folder, config.train.precision, bits=config.bits)
-    updates = training.updates(len(rows), config.train)
-    model = adapters.start(config, folder, config.train.precision, updates=updates)
-    found.check(
-        model,
-        config.train,
-        footprint.packed_pass(config.train, [len(row["input_ids"]) for row in rows]),
-        context,
-        metrics,
-    )
-    trainer = packed.trainer(model, rows, tokenizer, config.train, context)
+    trainer = packed.begun(config, config.train, folder, rows, tokenizer, found, context, metrics)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     if trainer.is_world_process_zero():
         probe = parity.Probe(trainer.model, tokenizer)

@@ -20,7 +20,8 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from steps.lib.remote import RemoteStore, open_store
+from steps.lib.remote import RemoteStore
+from steps.lib.stores import open_store
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",

@@ -7,13 +7,14 @@ marks in the template. A template for which this cannot be done is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from steps.lib.errors import DataError, ModelError
 from steps.lib.rows import Message
 
+T = TypeVar("T")
 IGNORE = -100
 """Label of a token without loss."""
 
@@ -61,7 +62,7 @@ def encode(tokenizer: Any, turns: Turns) -> Encoded:
     """Tokens and labels of a conversation, through its last assistant turn.
 
     Raises:
-        DataError: no assistant turn.
+        DataError: no assistant turn, or an answer that holds the token that ends a turn.
         ModelError: the template renders earlier turns differently once later ones follow, or the end of a turn is not an
             end-of-sequence token (the model would never learn to stop).
     """
@@ -120,6 +121,28 @@ def encode_pair(tokenizer: Any, prompt: Turns, answer: Turns) -> tuple[list[int]
             "renders the prompt differently once an answer follows; use a template that only appends"
         )
     return context, encoded.input_ids[len(context) :]
+
+
+def each(kind: str, rows: Iterable[tuple[str, Callable[[], T]]]) -> list[T]:
+    """What each row's function (an ``encode...``) gives, of rows that must all be used.
+
+    Args:
+        kind: what the rows are called, in the plural.
+        rows: id and function of each.
+
+    Raises:
+        DataError: one, of all rows that cannot be encoded.
+    """
+    found: list[T] = []
+    problems: list[str] = []
+    for name, encoded in rows:
+        try:
+            found.append(encoded())
+        except DataError as error:
+            problems.append(f"{kind} {name}: {error}")
+    if problems:
+        raise DataError("\n".join(problems))
+    return found
 
 
 def _end(tokenizer: Any, answer: list[int], content: str) -> int:

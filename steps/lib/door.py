@@ -23,9 +23,9 @@ from steps.lib.config import load
 from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError, Resumable
 from steps.lib.locks import hold
 from steps.lib.place import FolderPlace
-from steps.lib.remote import open_store
 from steps.lib.step import Spec, build, config_class, input_names, module_of
 from steps.lib.store import lock_of
+from steps.lib.stores import open_store
 
 ERROR_FILE = "PREFLINE_ERROR_FILE"
 """Variable that names the file for a failed step's message; set by the engine."""

@@ -13,137 +13,19 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steps.lib import chat, inference
 from steps.lib.errors import DataError
-from steps.lib.figures import Item, Measure
+from steps.lib.figures import Item
 from steps.lib.language import detect
 from steps.lib.ledger import Recall
 from steps.lib.rows import Message, Pair, Prompt, Text, read_parquet
 from steps.lib.rules import Task
 
 SCORER_VERSION = "1"
-
-MEASURES = (
-    Measure(
-        name="domain_bits_per_byte",
-        label_en="Domain text",
-        label_zh="领域文本",
-        unit="bits/byte",
-        better="lower",
-        suite="domain",
-        score="bits",
-        weight="bytes",
-        method="-log2 p(text) / UTF-8 bytes, by document",
-    ),
-    Measure(
-        name="general_bits_per_byte",
-        label_en="General text (forgetting)",
-        label_zh="通用文本（遗忘）",
-        unit="bits/byte",
-        better="lower",
-        suite="general",
-        score="bits",
-        weight="bytes",
-        method="-log2 p(text) / UTF-8 bytes, by document",
-    ),
-    Measure(
-        name="reference_bits_per_byte",
-        label_en="Reference answers",
-        label_zh="参考答案",
-        unit="bits/byte",
-        better="lower",
-        suite="prompts",
-        score="reference_bits",
-        weight="reference_bytes",
-        method="-log2 p(answer | prompt) / UTF-8 bytes",
-    ),
-    Measure(
-        name="format_rate",
-        label_en="Strict format",
-        label_zh="严格格式",
-        unit="share",
-        suite="prompts",
-        score="format",
-        method="the whole answer is JSON and fits the schema",
-    ),
-    Measure(
-        name="rule_score",
-        label_en="Rules kept",
-        label_zh="规则得分",
-        unit="share",
-        suite="prompts",
-        score="rule_score",
-        method="mean over the rules that apply to the prompt",
-    ),
-    Measure(
-        name="labels",
-        label_en="Labelled fields right",
-        label_zh="标注字段正确",
-        unit="share",
-        suite="prompts",
-        score="labels",
-        method="share of the prompt's labels that the answer's fields equal",
-    ),
-    Measure(
-        name="implicit_reward_accuracy",
-        label_en="Preference accuracy (implicit reward)",
-        label_zh="偏好准确率（隐式奖励）",
-        unit="share",
-        suite="pairs",
-        score="implicit",
-        method="log p / p_ref of chosen above rejected; sum over answer tokens",
-    ),
-    Measure(
-        name="raw_logprob_accuracy",
-        label_en="Preference accuracy (raw log p)",
-        label_zh="偏好准确率（原始对数概率）",
-        unit="share",
-        suite="pairs",
-        score="raw_logprob",
-        method="log p of chosen above rejected",
-    ),
-    Measure(
-        name="length_norm_accuracy",
-        label_en="Preference accuracy (log p a token)",
-        label_zh="偏好准确率（按长度归一）",
-        unit="share",
-        suite="pairs",
-        score="length_norm",
-        method="log p / token of chosen above rejected",
-    ),
-    Measure(
-        name="same_language",
-        label_en="Answer in the prompt's language",
-        label_zh="回答语言一致",
-        unit="share",
-        suite="prompts",
-        score="language",
-        method="script ratio",
-    ),
-    Measure(
-        name="finished",
-        label_en="Answer ended by itself",
-        label_zh="回答正常结束",
-        unit="share",
-        suite="prompts",
-        score="finished",
-        method="end of turn before max_tokens",
-    ),
-    Measure(
-        name="repetition",
-        label_en="Repeated 8-grams",
-        label_zh="重复 8 元组",
-        unit="share",
-        better="lower",
-        suite="prompts",
-        score="repetition",
-        method="share of character 8-grams of the answer that came before in it",
-    ),
-)
-"""Every figure that a report can show; those without items are left out."""
 
 
 @dataclass(frozen=True)
@@ -206,12 +88,16 @@ def score_model(
     Args:
         model: a loaded model, or ``inference.Later``.
         recall: keeps the model's finished batches (``WorkLedger.about`` the model).
+
+    Raises:
+        DataError: rows that cannot be encoded.
     """
-    items: list[Item] = []
-    for suite, texts in (("domain", heldout.domain), ("general", heldout.general)):
-        items += _texts(name, suite, model, tokenizer, texts, limits, recall)
-    items += _prompts(name, model, tokenizer, heldout, limits, seed, recall)
-    items += _pairs(name, model, tokenizer, heldout.pairs, limits, recall)
+    suites = (("domain", heldout.domain), ("general", heldout.general))
+    asked = _asked(tokenizer, heldout)  # all that may be wrong with a row shows before a model runs
+    both = chat.each("held-out pairs", ((row.id, partial(_sides, tokenizer, row)) for row in heldout.pairs))
+    items = [item for suite, texts in suites for item in _texts(name, suite, model, tokenizer, texts, limits, recall)]
+    items += _prompts(name, model, tokenizer, heldout, asked, limits, seed, recall)
+    items += _pairs(name, model, heldout.pairs, both, limits, recall)
     return items
 
 
@@ -261,19 +147,51 @@ def prompt_turns(task: Task | None, row: Prompt) -> list[Message]:
     return [*system, Message(role="user", content=row.prompt)]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of a suite as tokens."""
+
+    prompts: list[list[int]]
+    references: dict[int, tuple[str, list[int], list[int]]]
+    """Place of a prompt that has a reference answer -> the answer; tokens of the prompt and of the answer."""
+
+
+def _asked(tokenizer: Any, heldout: Heldout) -> _Asked:
+    rows = heldout.prompts
+    turns = [prompt_turns(heldout.task, row) for row in rows]
+    known = {i: json.loads(row.facts).get("reference") for i, row in enumerate(rows)}
+    known = {i: text for i, text in known.items() if isinstance(text, str) and text}
+    said = {i: [Message(role="assistant", content=text)] for i, text in known.items()}
+    prompts = ((row.id, partial(chat.encode_prompt, tokenizer, turn)) for row, turn in zip(rows, turns, strict=True))
+    answers = ((rows[i].id, partial(chat.encode_pair, tokenizer, turns[i], said[i])) for i in known)
+    encoded = chat.each("reference answers of held-out prompts", answers)
+    references = {i: (text, *pair) for (i, text), pair in zip(known.items(), encoded, strict=True)}
+    return _Asked(chat.each("held-out prompts", prompts), references)
+
+
+def _sides(tokenizer: Any, row: Pair) -> list[tuple[list[int], list[int]]]:
+    """Tokens of the prompt and of the answer, of both sides."""
+    return [chat.encode_pair(tokenizer, row.prompt, side) for side in (row.chosen, row.rejected)]
+
+
 def _prompts(
-    name: str, model: Any, tokenizer: Any, heldout: Heldout, limits: Limits, seed: int, recall: Recall | None
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    heldout: Heldout,
+    asked: _Asked,
+    limits: Limits,
+    seed: int,
+    recall: Recall | None,
 ) -> list[Item]:
     rows, task = heldout.prompts, heldout.task
     if not rows:
         return []
-    turns = [prompt_turns(task, row) for row in rows]
-    tokens = [chat.encode_prompt(tokenizer, turn) for turn in turns]
     drawing = inference.Sampling(0.0, 1.0, limits.max_tokens)
     answers = inference.generate(
-        model, tokenizer, tokens, drawing, seed=seed, batch_size=limits.batch_size, recall=recall
+        model, tokenizer, asked.prompts, drawing, seed=seed, batch_size=limits.batch_size, recall=recall
     )
-    references = _reference_bits(model, tokenizer, rows, turns, limits, recall)
+    references = _reference_bits(model, asked, limits, recall)
     items: list[Item] = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         scores = {
@@ -297,7 +215,7 @@ def _prompts(
                 lang=row.lang,
                 scores=scores,
                 output=answer.text,
-                n_in=len(tokens[i]),
+                n_in=len(asked.prompts[i]),
                 n_out=answer.tokens,
             )
         )
@@ -316,32 +234,24 @@ def _labels(task: Task, row: Prompt, answer: str) -> dict[str, float]:
     return {"labels": sum(right) / len(right)}
 
 
-def _reference_bits(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Prompt],
-    turns: Sequence[list[Message]],
-    limits: Limits,
-    recall: Recall | None,
-) -> dict[int, dict[str, float]]:
-    references = {i: json.loads(row.facts).get("reference") for i, row in enumerate(rows)}
-    known = {i: text for i, text in references.items() if isinstance(text, str) and text}
-    encoded = [
-        chat.encode_pair(tokenizer, turns[i], [Message(role="assistant", content=text)]) for i, text in known.items()
-    ]
-    fitting = [(p, a[: max(1, limits.window - len(p))]) for p, a in encoded]
+def _reference_bits(model: Any, asked: _Asked, limits: Limits, recall: Recall | None) -> dict[int, dict[str, float]]:
+    fitting = [(p, a[: max(1, limits.window - len(p))]) for _, p, a in asked.references.values()]
     logps = inference.sequence_logps(model, fitting, batch_size=limits.batch_size, recall=recall)
     return {
         i: {"reference_bits": round(-logp / math.log(2), 4), "reference_bytes": float(len(text.encode()))}
-        for (i, text), logp, (p, a) in zip(known.items(), logps, encoded, strict=True)
+        for (i, (text, p, a)), logp in zip(asked.references.items(), logps, strict=True)
         if len(p) + len(a) <= limits.window
     }
 
 
 def _pairs(
-    name: str, model: Any, tokenizer: Any, pairs: Sequence[Pair], limits: Limits, recall: Recall | None
+    name: str,
+    model: Any,
+    pairs: Sequence[Pair],
+    both: list[list[tuple[list[int], list[int]]]],
+    limits: Limits,
+    recall: Recall | None,
 ) -> list[Item]:
-    both = [[chat.encode_pair(tokenizer, row.prompt, side) for side in (row.chosen, row.rejected)] for row in pairs]
     fits = [all(len(prompt) + len(answer) <= limits.window for prompt, answer in two) for two in both]
     pairs = [row for row, fit in zip(pairs, fits, strict=True) if fit]  # the caller counts the others as too_long
     sides = [side for two, fit in zip(both, fits, strict=True) if fit for side in two]

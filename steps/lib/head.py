@@ -8,6 +8,7 @@ Letters in shapes: M predicted tokens, H hidden width, V vocabulary, C rows of a
 
 from __future__ import annotations
 
+import math
 import types
 from functools import cache
 from typing import Any
@@ -23,7 +24,8 @@ def give_scores(model: Any) -> None:
     puts before a row do not count.
 
     The model keeps its forward without these words, so sampling goes on as before. Wrap it with PEFT before or after.
-    The scores are a dict of ``logps`` (M,), and without gradient ``entropy``, ``mean_logits`` and ``hits`` (M,).
+    The scores are a dict of ``logps`` (M,), and of ``entropy`` (NaN where nothing is trained), ``mean_logits`` and ``hits`` (M,),
+    which have no gradient.
     """
     plain = model.forward
     if getattr(plain, "gives_scores", False):
@@ -38,8 +40,7 @@ def give_scores(model: Any) -> None:
         if _unusual(self, head):
             logits = plain(*args, **kwargs).logits[:, -width:]  # (R, W, V)
             return _from_logits(logits.reshape(-1, logits.shape[-1])[predictors].float(), targets)
-        for name in ("labels", "logits_to_keep", "num_items_in_batch"):
-            kwargs.pop(name, None)
+        kwargs.pop("labels", None)  # PEFT hands it on
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, -width:]  # (R, W, H)
         hidden = hidden.reshape(-1, hidden.shape[-1])[predictors]  # (M, H)
         return scores(hidden, head.weight, head.bias, targets)
@@ -97,7 +98,10 @@ def _function() -> Any:
             hidden = hidden.to(weight.dtype)
             count, rows = hidden.shape[0], max(1, LOGITS // weight.shape[0])
             wanted, trained = ctx.needs_input_grad[0], ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-            logps, entropy = torch.empty(count, device=hidden.device), torch.zeros(count, device=hidden.device)
+            logps, entropy = (
+                torch.empty(count, device=hidden.device),
+                torch.full((count,), math.nan, device=hidden.device),
+            )
             hits = torch.empty(count, dtype=torch.bool, device=hidden.device)
             slope = torch.empty_like(hidden) if wanted else None
             for at in range(0, count, rows):
@@ -106,7 +110,7 @@ def _function() -> Any:
                 logits = torch.nn.functional.linear(own, weight, bias).float()  # (C, V)
                 picked = targets[part, None]
                 chosen = logits.gather(1, picked)[:, 0]  # (C,)
-                found = torch.log_softmax(logits, dim=1, out=logits) if not logits.requires_grad else logits
+                found = torch.log_softmax(logits, dim=1, out=logits)
                 logps[part] = found.gather(1, picked)[:, 0]
                 hits[part] = logps[part] >= found.amax(1)
                 if wanted:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import adalora, head, kernels, packing, training
+from steps.lib import adalora, adapters, footprint, head, kernels, methods, packing, training
 from steps.lib.packing import Packable
 from steps.lib.trained import Whole
 
 if TYPE_CHECKING:
-    from steps.lib.step import Context
+    from pathlib import Path
+
+    from steps.lib.preflight import Findings
+    from steps.lib.step import Context, Metrics
 
 Row = dict[str, list[int]]
 """A row of the data set: ``input_ids`` and ``labels`` of its sequences one after another, and their ``lengths``."""
@@ -77,6 +80,36 @@ def trainer(model: Any, rows: Sequence[Row], tokenizer: Any, settings: training.
     return made
 
 
+def begun(
+    method: methods.MergingMethods,
+    settings: training.TrainSettings,
+    folder: Path,
+    rows: Sequence[Row],
+    tokenizer: Any,
+    found: Findings,
+    context: Context,
+    metrics: Metrics,
+) -> Any:
+    """A trainer for a base with what the method makes of it, when nothing is wrong before the first update.
+
+    Args:
+        method: with its settings.
+        settings: of the training.
+        folder: of the base.
+        rows: that are trained on.
+        found: what the rows showed; its other checks are done here.
+        metrics: of the step; gets the figures of the checks.
+
+    Raises:
+        PreflineError: everything that the checks found.
+    """
+    found.loading(folder, settings.precision, bits=method.bits)
+    model = adapters.start(method, folder, settings.precision, updates=training.updates(len(rows), settings))
+    most = footprint.packed_pass(settings, [len(row["input_ids"]) for row in rows])
+    found.check(model, settings, most, context, metrics)
+    return trainer(model, rows, tokenizer, settings, context)
+
+
 def implementation(model: Any) -> str:
     """How the model attends: ``sdpa``, ``eager``, ``flex_attention``, ``flash_attention_2``, ..."""
     return str(model.config.get_text_config()._attn_implementation)
@@ -116,25 +149,22 @@ class Collator:
         """
         self._pad, self._tokens = pad, tokens
         self._packs = takes_rows(model)
-        self._one_row = implementation(model).startswith(
-            ("flash", "flex")
-        )  # they skip what is masked; SDPA computes it
+        self._one_row = implementation(model).startswith(("flash", "flex"))  # what is masked costs them nothing
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The passes that the rows make, and how many tokens the rows have."""
-        sequences = [one for row in rows for one in pieces(row)]
-        sequences = [one for one in sequences if one.predicted]
+        sequences = [one for row in rows for one in pieces(row) if one.predicted]
         lengths = [len(one) for one in sequences]
-        made = []
         if not self._packs:
-            made = [
-                packing.pad_rows(sequences, one, pad=self._pad).tensors for one in packing.groups(lengths, self._tokens)
-            ]
-        for chosen in packing.split(lengths, self._tokens) if sequences and self._packs else []:
-            own = [lengths[i] for i in chosen]
-            width = sum(own) if self._one_row else packing.widest(own, self._tokens)
-            made.append(packing.pack(sequences, chosen, width=width, pad=self._pad).tensors)
-        return {"passes": made, "tokens": sum(len(row["input_ids"]) for row in rows)}
+            passes = [packing.pad_rows(sequences, one, pad=self._pad) for one in packing.groups(lengths, self._tokens)]
+        else:
+            passes = [self._packed(sequences, one) for one in packing.split(lengths, self._tokens)]
+        return {"passes": passes, "tokens": sum(len(row["input_ids"]) for row in rows)}
+
+    def _packed(self, sequences: Sequence[Packable], chosen: Sequence[int]) -> packing.Pass:
+        lengths = [len(sequences[i]) for i in chosen]
+        width = sum(lengths) if self._one_row else packing.best_width(lengths, self._tokens)
+        return packing.pack(sequences, chosen, width=width, pad=self._pad)
 
 
 def pieces(row: Row) -> list[Packable]:

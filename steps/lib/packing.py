@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-IGNORE = -100
+from steps.lib.chat import IGNORE
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,10 @@ def fork(prompt: Sequence[int], *answers: Sequence[int]) -> Packable:
     return Packable(ids, positions, branches, predictors)
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What one forward pass gets. ``send_to_device`` of accelerate moves its tensors as ``tensors`` has them."""
-
-    tensors: dict[str, Any]
-    """input_ids, position_ids, segments (which sequence, -1: unused) and branches (R, W); predictors (M,), places in the flattened
-    rows; targets (M,); owners (M,), the sequence of each predicted token."""
-    sequences: list[int]
-    """Which of the batch's sequences it holds, in the order of ``owners``."""
+Pass = dict[str, Any]
+"""What one forward pass gets. input_ids, position_ids, segments (which sequence, -1: unused) and branches (R, W); predictors (M,),
+places in the flattened rows; targets (M,); owners (M,), the sequence of each predicted token. ``pad_rows`` has an attention_mask
+(R, W) in place of segments and branches, and no positions."""
 
 
 def rows_of(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -87,7 +82,7 @@ def rows_of(lengths: Sequence[int], width: int) -> list[list[int]]:
     return rows
 
 
-def widest(lengths: Sequence[int], most: int) -> int:
+def best_width(lengths: Sequence[int], most: int) -> int:
     """The width at which packed rows have the fewest places, the padding included: from the longest sequence to four of them.
 
     Args:
@@ -159,7 +154,7 @@ def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pa
                     owners.append(index)
             at += len(one)
         positions[number, at:] = torch.arange(width - at)
-    tensors = {
+    made = {
         "input_ids": ids,
         "position_ids": positions,
         "segments": segments,
@@ -168,10 +163,8 @@ def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pa
         "targets": torch.tensor(targets, dtype=torch.long),
         "owners": torch.tensor(owners, dtype=torch.long),
     }
-    order = torch.argsort(tensors["owners"], stable=True)  # a sequence's tokens in its own order, sequences in theirs
-    for name in ("predictors", "targets", "owners"):
-        tensors[name] = tensors[name][order]
-    return Pass(tensors, list(chosen))
+    order = torch.argsort(made["owners"], stable=True)  # a sequence's tokens in its own order, sequences in theirs
+    return made | {name: made[name][order] for name in ("predictors", "targets", "owners")}
 
 
 def groups(lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -203,7 +196,7 @@ def pad_rows(sequences: Sequence[Packable], chosen: Sequence[int], *, pad: int) 
         if predictor >= 0
     ]
     found = torch.tensor(places, dtype=torch.long).reshape(-1, 3)  # (M, 3)
-    tensors = {
+    return {
         "input_ids": ids,
         "position_ids": None,
         "attention_mask": (torch.arange(width)[None] < torch.tensor(lengths)[:, None]).long(),  # (R, W)
@@ -211,7 +204,6 @@ def pad_rows(sequences: Sequence[Packable], chosen: Sequence[int], *, pad: int) 
         "targets": found[:, 1],
         "owners": found[:, 2],
     }
-    return Pass(tensors, chosen)
 
 
 def visible(segments: Any, branches: Any) -> Any:

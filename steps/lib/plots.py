@@ -1,30 +1,19 @@
 """Plots as SVG text: the same input gives the same bytes, on any machine.
 
-Text stays text (``svg.fonttype: none``): measured with the font that comes with matplotlib, shown with ``FONTS``. So
-Chinese needs no font when drawing, and the reader's own when reading. No date, no file name, no random ids.
 The palette is Okabe and Ito's (colour-blind safe): https://jfly.uni-koeln.de/color/
 """
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steps.lib.stats import Interval
+from steps.lib.svg import INK, SOFT, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FONTS = (
-    "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', 'Noto Sans CJK SC', "
-    "'Source Han Sans SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
-)
-INK, SOFT, GRID = "#1f2933", "#5f6c7b", "#e4e8ed"
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
     "#0072b2",
     "#d55e00",
@@ -52,7 +41,7 @@ def loss_curve(step: str, history: Sequence[Mapping[str, Any]]) -> str:
     points = _series(history, "loss")
     if not points:
         return ""
-    with _figure(f"{step}: loss", "损失", height=2.7) as (axes, out):
+    with figure(f"{step}: loss", "损失", height=2.7) as (axes, out):
         _line(axes, points, STAGES.get(step, BLUE), "loss 损失")
         held_out = _series(history, "eval_loss")
         if held_out:
@@ -72,7 +61,7 @@ def reward_curve(history: Sequence[Mapping[str, Any]]) -> str:
     margins, shares = _series(history, "rewards/margins"), _series(history, "rewards/accuracies")
     if not margins or not shares:
         return ""
-    with _figure("dpo: reward margin and accuracy", "奖励差与准确率", height=3.3, rows=2) as (grid, out):
+    with figure("dpo: reward margin and accuracy", "奖励差与准确率", height=3.3, rows=2) as (grid, out):
         upper, lower = grid
         _line(upper, margins, ORANGE, "margin")
         upper.axhline(0, color=SOFT, linewidth=0.8)
@@ -99,7 +88,7 @@ def bars(title_en: str, title_zh: str, unit: str, values: Mapping[str, Interval]
         better: ``higher`` or ``lower``; said below the title.
     """
     scale = 100.0 if unit == "share" else 1.0
-    with _figure(title_en, title_zh, height=2.55) as (axes, out):
+    with figure(title_en, title_zh, height=2.55) as (axes, out):
         intervals = [(scale * figure.value, scale * figure.low, scale * figure.high) for figure in values.values()]
         spread = max(high for _, _, high in intervals) - min(0.0, min(low for _, low, _ in intervals))
         for place, (value, low, high) in enumerate(intervals):
@@ -148,7 +137,7 @@ def rows(steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:
         entries.append(("other reasons 其他原因", GREY))
     bottom = 0.52 + 0.2 * ((len(entries) + 1) // 2)
     height = 0.46 + 0.34 * len(shown) + bottom
-    with _figure("Rows kept and dropped", "保留与丢弃的行", height=height, left=1.55, bottom=bottom) as (axes, out):
+    with figure("Rows kept and dropped", "保留与丢弃的行", height=height, left=1.55, bottom=bottom) as (axes, out):
         for place, (_, rows_in, kept, dropped) in enumerate(shown):
             parts = [(kept, KEPT)] + [(dropped.get(reason, 0), colours[reason]) for reason in named]
             parts.append((sum(count for reason, count in dropped.items() if reason not in colours), GREY))
@@ -188,7 +177,7 @@ def lineage(entries: Sequence[tuple[str, str, str]], edges: Sequence[tuple[int, 
     if not entries:
         return ""
     row, spine, text = 0.42, 1.12, 1.3  # inches
-    with _figure("Made from", "来历", height=0.56 + row * len(entries), left=0.08, bottom=0.1) as (axes, out):
+    with figure("Made from", "来历", height=0.56 + row * len(entries), left=0.08, bottom=0.1) as (axes, out):
         axes.set_axis_off()
         axes.set_xlim(0, 5.0)
         axes.set_ylim(row * len(entries), 0)  # one unit is one inch
@@ -275,80 +264,3 @@ def _legend(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
         y = (0.2 * ((len(entries) + 1) // 2 - 1 - place // 2) + 0.08) / height
         figure.add_artist(Rectangle((x, y), 0.11 / width, 0.11 / height, facecolor=colour, edgecolor="none"))
         figure.text(x + 0.17 / width, y + 0.05 / height, label, fontsize=8.5, color=INK, va="center")
-
-
-@contextmanager
-def _figure(
-    english: str, chinese: str, *, height: float, rows: int = 1, left: float = 0.62, bottom: float = 0.48
-) -> Iterator[tuple[Any, list[str]]]:
-    """Axes of the house style on a page 5.2 inches wide; after the block the list holds the SVG text.
-
-    Args:
-        english: title.
-        chinese: title.
-        height: inches.
-        rows: axes below each other that share x; with one, the axes come alone.
-        left: inches of margin for the labels of y.
-        bottom: inches of margin for the labels of x.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": english,
-        "font.family": ["DejaVu Sans"],
-        "font.size": 9,
-        "axes.edgecolor": GRID,
-        "axes.labelcolor": SOFT,
-        "xtick.color": SOFT,
-        "ytick.color": SOFT,
-        "text.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.8,
-        "axes.axisbelow": True,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-    }
-    out: list[str] = []
-    # Missing Chinese glyphs only matter to matplotlib's own measuring; the reader's fonts have them.
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        width, top = 5.2, 0.46
-        figure = Figure(figsize=(width, height))
-        canvas = FigureCanvasSVG(figure)
-        right = 0.9 if left > 1 else 0.12
-        figure.subplots_adjust(
-            left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height, hspace=0.28
-        )
-        grid = figure.subplots(rows, 1, sharex=True)
-        title = f"{english}  {chinese}"
-        figure.text(0.08 / width, 1 - 0.1 / height, title, ha="left", va="top", fontsize=10.5, weight="bold")
-        yield grid, out
-        page = io.StringIO()
-        canvas.print_svg(page, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    out.append(_clean(page.getvalue(), f"{english} {chinese}"))
-
-
-def _clean(svg: str, label: str) -> str:
-    """Make matplotlib's SVG fit to stand inside a page: no prolog, no fixed size, own fonts, only ids that are used."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'xlink:href="#([^"]+)"', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
-    prefix = re.sub(r"\W+", "-", label)
-    for name in sorted(used):
-        svg = svg.replace(f'id="{name}"', f'id="{prefix}{name}"').replace(f'"#{name}"', f'"#{prefix}{name}"')
-        svg = svg.replace(f"url(#{name})", f"url(#{prefix}{name})")
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font-family: 'DejaVu Sans';? ?", "", svg)
-    svg = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'", lambda match: match[1] + FONTS, svg)
-    title, style = html.escape(label, quote=True), f"font-family: {FONTS}; stroke-linejoin: round"
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
-    return re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"

@@ -24,19 +24,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.request import url2pathname
 
 from steps.lib.artifact import MANIFEST, Artifact, other_bytes, parse
-from steps.lib.digests import digest_files, digest_text
+from steps.lib.digests import digest_files
 from steps.lib.durable import fsync
-from steps.lib.errors import ArtifactError, ConfigError, Damaged
-from steps.lib.objects import NO_ROOM, PACKAGES, Trouble, UrlPlace, open_place
+from steps.lib.errors import ArtifactError, Damaged
+from steps.lib.objects import NO_ROOM, Trouble, UrlPlace
 from steps.lib.place import Place
 from steps.lib.store import BROKEN, LOG, Store
 from steps.lib.tickets import abandoned, mark
 
-SAME = {"s3a": "s3", "gcs": "gs"}
-"""Other names of a protocol."""
 HERE = "in the copy on this machine: "
 FETCH = ".fetch-"
 """In the names of folders into which something is fetched."""
@@ -311,41 +308,6 @@ class RemoteStore(Store):
         names = {name: name.removeprefix(f"{key}/").partition("/")[2] for name in self.remote.below(key)}
         jobs = [partial(self.remote.move, name, f"{target}/{rest}") for name, rest in names.items() if rest]
         self.remote.together(jobs)
-
-
-def open_store(url: str, cache: Path) -> Store:
-    """The store at a URL, or in a folder. Nothing is asked of a server yet.
-
-    Args:
-        url: a folder, ``file:///folder``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
-        cache: folder on this machine for copies of what lies on object stores; each URL has a folder of its own in it.
-
-    Raises:
-        ConfigError: a URL of another kind, without a bucket, or of a package that is not installed.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?", url)
-    if scheme is None:
-        return Store(Path(url).resolve())
-    protocol = SAME.get(scheme[1].lower(), scheme[1].lower())
-    rest = url[scheme.end() :]
-    if protocol == "file" and scheme[2] and rest.startswith("/"):
-        return Store(Path(url2pathname(rest)).resolve())
-    if protocol not in PACKAGES or not scheme[2]:
-        raise ConfigError(
-            f"store {url} is no place for artifacts: got {scheme[0]!r}, because a store is a folder, or an object store with "
-            "a conditional create; give a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
-        )
-    root = "/".join(part for part in rest.split("/") if part)
-    if not root or rest.startswith("/"):
-        raise ConfigError(
-            f"store {url} names no bucket: got nothing behind {scheme[0]}; give {protocol}://bucket/prefix"
-        )
-    endpoint = None
-    if protocol == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    place = open_place(protocol, root, endpoint)
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{protocol}-{root}")[:80]
-    return RemoteStore(cache.resolve() / f"{plain}-{digest_text(f'{endpoint} {place.url}')[:8]}", place)
 
 
 def _files_of(artifact: Artifact) -> str:

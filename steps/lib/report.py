@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from steps.lib import plots, wording
+from steps.lib import plots, svg, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Plain
 
@@ -253,7 +253,7 @@ def _render(template: str, report: Report) -> str:
         drawings=[Markup(page) for page in drawings(report)] if "html" in template else [],
         graph=Markup(_graph(report)) if "html" in template else "",
         outcomes=wording.OUTCOMES,
-        fonts=Markup(plots.FONTS),
+        fonts=Markup(svg.FONTS),
     )
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from steps.lib import packed, packing
+from steps.lib.chat import IGNORE
 
 
 class Shared:
@@ -28,16 +29,13 @@ class Shared:
         """
         self._model, self._whole, self._pad = model, whole, pad
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
     def __call__(self, *, input_ids: Any, attention_mask: Any, labels: Any, **_: Any) -> Any:
         """``log_probs``, ``entropy``, ``mean_logits`` and ``is_top1`` of the labelled tokens, 0 elsewhere: (2B, T - 1) each."""
         import torch
 
         kind = packed.implementation(self._whole)
         lengths = attention_mask.sum(1).tolist()
-        starts = (labels != packing.IGNORE).int().argmax(1).tolist()
+        starts = (labels != IGNORE).int().argmax(1).tolist()
         ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         half = len(ids) // 2
         packs = packed.takes_rows(self._whole)
@@ -50,18 +48,17 @@ class Shared:
             sides = [side for i in range(half) for side in (i, i + half)]
         else:  # no masks with branches, or virtual tokens before each row: both sides apart
             sequences = [
-                packing.stem(row, [packing.IGNORE] * start + row[start:])
-                for row, start in zip(ids, starts, strict=True)
+                packing.stem(row, [IGNORE] * start + row[start:]) for row, start in zip(ids, starts, strict=True)
             ]
             sides = list(range(2 * half))
         sizes = [len(one) for one in sequences]
         if packs:
-            width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.widest(sizes, 2**62)
+            width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.best_width(sizes, 2**62)
             made = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad)
         else:
             made = packing.pad_rows(sequences, range(len(sequences)), pad=self._pad)
         device = input_ids.device
-        tensors = {name: None if values is None else values.to(device) for name, values in made.tensors.items()}
+        tensors = {name: None if values is None else values.to(device) for name, values in made.items()}
         seen = mask(tensors["segments"], tensors["branches"]) if mask else None
         found = packed.scores_of(self._model, tensors, seen)
         rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])

@@ -28,7 +28,7 @@ OPEN = """
 import logging, sys, time
 from pathlib import Path
 from steps.lib.locks import hold
-from steps.lib.remote import open_store
+from steps.lib.stores import open_store
 from steps.lib.artifact import Artifact
 store = open_store(sys.argv[1], Path(sys.argv[2]))
 log = logging.getLogger("test")

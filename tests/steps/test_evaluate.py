@@ -12,7 +12,7 @@ from typing import Any
 
 import cuts
 import pytest
-from minimal import EVALUATE, TASK, TinyChain, context, data_artifact, made
+from minimal import EVALUATE, TASK, TinyChain, context, data_artifact, made, pair
 from training_runs import argv, spec
 
 from steps import evaluate
@@ -63,6 +63,22 @@ def test_the_three_preference_accuracies_by_hand(chain: TinyChain) -> None:
     assert "raw_logprob_accuracy" in named and "implicit_reward_accuracy" not in named, (
         "the reference has none against itself"
     )
+
+
+def test_rows_that_cannot_be_encoded_are_all_named_before_a_model_runs(chain: TinyChain, tmp_path: Path) -> None:
+    """Another chat was pasted into an answer: to score what stands before the end of its turn would be another answer."""
+    pasted = [pair(1), pair(2, chosen="Yes.<|im_end|>"), pair(3), pair(4, rejected="No.<|im_end|>\nYes.")]
+    data = data_artifact(tmp_path, heldout_pairs=pasted)
+    heldout = Heldout.read(data.path, None)
+    never = inference.Later(lambda: pytest.fail("a model was loaded"))
+    tokenizer = models.load_tokenizer(models.model_folder(chain.base.path))
+    with pytest.raises(DataError) as caught:
+        score_model("base", never, tokenizer, heldout, Limits(8, 64, 4), seed=0)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": answer holds the token that ends a turn")[0] for line in lines] == [
+        "held-out pairs pair-2",
+        "held-out pairs pair-4",
+    ]
 
 
 def test_the_definitions_differ_where_lengths_do() -> None:

@@ -23,8 +23,9 @@ from steps.lib.errors import ArtifactError, ConfigError
 from steps.lib.models import model_folder, write_location
 from steps.lib.objects import Trouble, UrlPlace
 from steps.lib.publishing import publish
-from steps.lib.remote import RemoteStore, open_store
+from steps.lib.remote import RemoteStore
 from steps.lib.store import Store, work_folder
+from steps.lib.stores import open_store
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.server
@@ -93,7 +94,7 @@ def test_listings_are_fresh(place: UrlPlace, url: str, tmp_path: Path) -> None:
     place.write("a/1", b"")
     assert place.names("a") == ["1"] and list(place.below("a")) == ["a/1"]
     code = (
-        f"from pathlib import Path; from steps.lib.remote import open_store; p = open_store({url!r}, Path('.')).place\n"
+        f"from pathlib import Path; from steps.lib.stores import open_store; p = open_store({url!r}, Path('.')).place\n"
     )
     subprocess.run([sys.executable, "-c", code + "p.write('a/2', b''); p.delete('a/1')"], cwd=ROOT, check=True)
     assert place.names("a") == ["2"] and list(place.below("a")) == ["a/2"]
@@ -129,7 +130,7 @@ def test_of_many_threads_one_creates(place: UrlPlace) -> None:
 
 def test_of_many_processes_one_creates(url: str, place: UrlPlace) -> None:
     code = (
-        "import sys; from pathlib import Path; from steps.lib.remote import open_store\n"
+        "import sys; from pathlib import Path; from steps.lib.stores import open_store\n"
         f"place = open_store({url!r}, Path('.')).place; place.read('warm'); print('ready', flush=True); sys.stdin.readline()\n"
         "print(*[n for n in range(40) if place.create(f'race/{n}', sys.argv[1].encode())])"
     )
@@ -247,7 +248,7 @@ def test_wrong_credentials(one: RemoteStore, s3: Server) -> None:
 def test_no_credentials(url: str, tmp_path: Path) -> None:
     """In a process of its own: the package keeps the credentials that it once found."""
     code = (
-        f"from pathlib import Path; from steps.lib.remote import open_store; open_store({url!r}, Path('.')).find('a/b')"
+        f"from pathlib import Path; from steps.lib.stores import open_store; open_store({url!r}, Path('.')).find('a/b')"
     )
     hidden = {name: value for name, value in os.environ.items() if "ACCESS_KEY" not in name}
     done = subprocess.run(
@@ -320,7 +321,7 @@ def test_other_urls_are_refused(url: str, said: str, tmp_path: Path) -> None:
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
     block = "import sys; sys.modules['s3fs'] = sys.modules['gcsfs'] = None; from pathlib import Path\n"
-    code = block + "from steps.lib.remote import open_store\nopen_store(sys.argv[1], Path('.'))"
+    code = block + "from steps.lib.stores import open_store\nopen_store(sys.argv[1], Path('.'))"
     for protocol, install in (("s3", "pip install 'prefline[s3]'"), ("gs", "pip install gcsfs")):
         argv = [sys.executable, "-c", code, f"{protocol}://bucket/x"]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
