@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import adalora, adapters, footprint, head, kernels, methods, packing, training
+from steps.lib import adalora, adapters, attention, footprint, head, kernels, methods, packing, training
 from steps.lib.packing import Packable
 from steps.lib.trained import Whole
 
@@ -136,6 +136,28 @@ def _added(segments: Any, branches: Any) -> Any:
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
 
 
+class Layout:
+    """How a model's packed rows are laid out: in one row where what is masked costs nothing, else in rows with few places."""
+
+    def __init__(self, model: Any, *, pad: int) -> None:
+        """Look at how the model attends.
+
+        Args:
+            model: itself, not wrapped for several processes.
+            pad: token of unused places.
+        """
+        self._pad = pad
+        self._one_row = implementation(model).startswith(("flash", "flex"))
+        self._spans = attention.longest(model) if attention.takes_spans(model) else 0
+
+    def rows(self, sequences: Sequence[Packable], chosen: Sequence[int], most: int) -> packing.Pass:
+        """One pass of the chosen sequences; ``most`` places of a row where there are several."""
+        lengths = [len(sequences[i]) for i in chosen]
+        spans = max(lengths) <= self._spans
+        width = sum(lengths) if self._one_row or spans else packing.best_width(lengths, most)
+        return packing.pack(sequences, chosen, width=width, pad=self._pad, spans=spans)
+
+
 class Collator:
     """The sequences of an update, as passes. It picks nothing at random: the passes depend on the sequences alone."""
 
@@ -149,7 +171,7 @@ class Collator:
         """
         self._pad, self._tokens = pad, tokens
         self._packs = takes_rows(model)
-        self._one_row = implementation(model).startswith(("flash", "flex"))  # what is masked costs them nothing
+        self._layout = Layout(model, pad=pad)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The passes that the rows make, and how many tokens the rows have."""
@@ -158,13 +180,10 @@ class Collator:
         if not self._packs:
             passes = [packing.pad_rows(sequences, one, pad=self._pad) for one in packing.groups(lengths, self._tokens)]
         else:
-            passes = [self._packed(sequences, one) for one in packing.split(lengths, self._tokens)]
+            passes = [
+                self._layout.rows(sequences, one, self._tokens) for one in packing.split(lengths, self._tokens)
+            ]
         return {"passes": passes, "tokens": sum(len(row["input_ids"]) for row in rows)}
-
-    def _packed(self, sequences: Sequence[Packable], chosen: Sequence[int]) -> packing.Pass:
-        lengths = [len(sequences[i]) for i in chosen]
-        width = sum(lengths) if self._one_row else packing.best_width(lengths, self._tokens)
-        return packing.pack(sequences, chosen, width=width, pad=self._pad)
 
 
 def pieces(row: Row) -> list[Packable]:
@@ -235,9 +254,11 @@ def trainer_class() -> Any:
 
 
 def scores_of(model: Any, one: dict[str, Any], mask: Any = None) -> Any:
-    """Scores of the predicted tokens of a pass; without a mask, the positions (or the padding) say where a sequence begins."""
+    """Scores of the predicted tokens of a pass; without spans and mask, positions (or the padding) say where a sequence begins."""
     given = {name: one[name] for name in ("input_ids", "position_ids", "predictors", "targets")}
     seen = one.get("attention_mask") if mask is None else mask
+    if "spans" in one:
+        given["spans"], seen = one["spans"], attention.no_mask(one["input_ids"].device)
     return model(**given, attention_mask=seen, width=one["input_ids"].shape[1], use_cache=False)
 
 

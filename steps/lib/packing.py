@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steps.lib.attention import Span
 from steps.lib.chat import IGNORE
 
 
@@ -28,6 +29,13 @@ class Packable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def span(self) -> Span:
+        """Its tokens, and those of each branch."""
+        branched = sum(branch > 0 for branch in self.branches)
+        sizes = [self.branches.count(number) for number in range(1, max(self.branches, default=0) + 1)]
+        return len(self) - branched, tuple(sizes)
 
     @property
     def predicted(self) -> int:
@@ -57,8 +65,8 @@ def fork(prompt: Sequence[int], *answers: Sequence[int]) -> Packable:
 
 Pass = dict[str, Any]
 """What one forward pass gets. input_ids, position_ids, segments (which sequence, -1: unused) and branches (R, W); predictors (M,),
-places in the flattened rows; targets (M,); owners (M,), the sequence of each predicted token. ``pad_rows`` has an attention_mask
-(R, W) in place of segments and branches, and no positions."""
+places in the flattened rows; targets (M,); owners (M,), the sequence of each predicted token; spans, where the model takes them.
+``pad_rows`` has an attention_mask (R, W) in place of segments and branches, and no positions."""
 
 
 def rows_of(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -116,7 +124,9 @@ def split(lengths: Sequence[int], most: int) -> list[list[int]]:
         passes += 1
 
 
-def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int) -> Pass:
+def pack(
+    sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int, spans: bool = False
+) -> Pass:
     """The rows of one pass.
 
     Args:
@@ -124,6 +134,7 @@ def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pa
         chosen: which of them this pass holds.
         width: places of a row at least; the longest sequence's length is the least.
         pad: token of unused places, which nothing sees.
+        spans: the model attends by them (``attention``); all sequences must be in one row.
     """
     import torch
 
@@ -154,7 +165,7 @@ def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pa
                     owners.append(index)
             at += len(one)
         positions[number, at:] = torch.arange(width - at)
-    made = {
+    made: Pass = {
         "input_ids": ids,
         "position_ids": positions,
         "segments": segments,
@@ -164,7 +175,11 @@ def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pa
         "owners": torch.tensor(owners, dtype=torch.long),
     }
     order = torch.argsort(made["owners"], stable=True)  # a sequence's tokens in its own order, sequences in theirs
-    return made | {name: made[name][order] for name in ("predictors", "targets", "owners")}
+    made |= {name: made[name][order] for name in ("predictors", "targets", "owners")}
+    if spans:
+        [row] = rows
+        made["spans"] = [sequences[chosen[index]].span for index in row]
+    return made
 
 
 def groups(lengths: Sequence[int], most: int) -> list[list[int]]:

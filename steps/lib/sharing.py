@@ -12,7 +12,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from steps.lib import packed, packing
+from steps.lib import attention, packed, packing
 from steps.lib.chat import IGNORE
 
 
@@ -39,7 +39,7 @@ class Shared:
         ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         half = len(ids) // 2
         packs = packed.takes_rows(self._whole)
-        mask = packed.mask_of(kind) if packs and longest(self._whole) >= max(lengths) * 2 else None
+        mask = packed.mask_of(kind) if packs and attention.longest(self._whole) >= max(lengths) * 2 else None
         if mask:
             sequences = [
                 packing.fork(ids[i][: starts[i]], ids[i][starts[i] :], ids[i + half][starts[i + half] :])
@@ -51,15 +51,13 @@ class Shared:
                 packing.stem(row, [IGNORE] * start + row[start:]) for row, start in zip(ids, starts, strict=True)
             ]
             sides = list(range(2 * half))
-        sizes = [len(one) for one in sequences]
         if packs:
-            width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.best_width(sizes, 2**62)
-            made = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad)
+            made = packed.Layout(self._whole, pad=self._pad).rows(sequences, range(len(sequences)), 2**62)
         else:
             made = packing.pad_rows(sequences, range(len(sequences)), pad=self._pad)
         device = input_ids.device
-        tensors = {name: None if values is None else values.to(device) for name, values in made.items()}
-        seen = mask(tensors["segments"], tensors["branches"]) if mask else None
+        tensors = {name: values.to(device) if hasattr(values, "to") else values for name, values in made.items()}
+        seen = mask(tensors["segments"], tensors["branches"]) if mask and "spans" not in made else None
         found = packed.scores_of(self._model, tensors, seen)
         rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])
         places = torch.tensor([t - 1 for side in sides for t in range(starts[side], lengths[side])])
@@ -77,11 +75,3 @@ class Shared:
             aux_loss=None,
         )
 
-
-def longest(model: Any) -> int:
-    """Tokens of a row for which a given mask is right in every layer: a layer with a sliding window would need its own."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None) or []
-    sliding = "sliding_attention" in kinds or (not kinds and getattr(config, "use_sliding_window", True))
-    window = getattr(config, "sliding_window", None) if sliding else None
-    return int(window) if window else 2**62

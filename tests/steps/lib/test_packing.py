@@ -38,7 +38,7 @@ def model_of(kind: str = "sdpa", *, lora: bool = True, family: str = "llama", **
 
 def scored(model: Any, one: dict[str, Any], mask: Any = None) -> dict[str, Any]:
     """Scores of a pass, on the CPU."""
-    there = {name: values.to(model.device) for name, values in one.items()}
+    there = {name: values.to(model.device) if hasattr(values, "to") else values for name, values in one.items()}
     found = packed.scores_of(model, there, mask(there["segments"], there["branches"]) if mask else None)
     return {name: values.cpu() for name, values in found.items()}
 

@@ -11,7 +11,8 @@ from test_packing import gradients, model_of, texts
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from steps.lib import packed
-from steps.lib.sharing import Shared, longest
+from steps.lib.attention import longest
+from steps.lib.sharing import Shared
 
 pytestmark = [
     pytest.mark.tiny,
