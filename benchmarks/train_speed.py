@@ -1,9 +1,10 @@
 """Speed and memory of sft and dpo against TRL: the same rows, model, adapter, updates and machine, side by side in the same run.
 
-Each side is a process of its own, and the sides take turns. ``trl`` is TRL without a word of configuration; the others have the
-best settings that we found for it on this machine (no activation checkpointing; for sft packing or grouping by length, for dpo
-log-probabilities of the reference computed once). Tokens are those of the rows, padding not counted; pairs a second have the
-reference's part in them. The bound is the rate of a large float32 matrix product, measured between the sides, over the 4 N
+Each side is a process of its own, and the sides take turns. ``trl`` is TRL without a word of configuration; ``grouped``,
+``packed`` and ``best`` have the best settings that we found for it on this machine (no activation checkpointing; for sft packing or
+grouping by length, for dpo log-probabilities of the reference computed once). ``-tuned`` is the same in a process with prefline's
+settings of glibc and OpenMP, which are no settings of TRL. Tokens are those of the rows, padding not counted; pairs a second have
+the reference's part in them. The bound is the rate of a large float32 matrix product, measured between the sides, over the 4 N
 FLOP that LoRA needs a token.
 
 Run:  python benchmarks/train_speed.py --model DIR --data DIR [--what sft dpo curve] [--repeats 3] [--page docs/speed.md]
@@ -33,8 +34,8 @@ sys.path.insert(0, str(ROOT))
 from steps.lib import runtime  # noqa: E402
 
 SIDES = {
-    "sft": ("trl", "trl-grouped", "trl-packed", "ours"),
-    "dpo": ("trl", "trl-best", "ours"),
+    "sft": ("trl", "trl-grouped", "trl-packed", "trl-packed-tuned", "ours"),
+    "dpo": ("trl", "trl-best", "trl-best-tuned", "ours"),
 }
 LENGTH = 512
 
@@ -120,7 +121,7 @@ def side(arguments: argparse.Namespace) -> None:
     tokenizer = models.load_tokenizer(arguments.model)
     folder = Path(tempfile.mkdtemp(dir=arguments.scratch))
     model = adapted(arguments.model, folder)
-    who, kind = arguments.side, arguments.kind
+    who, kind = arguments.side.removesuffix("-tuned"), arguments.kind
     if kind == "sft":
         rows = chats(Path(arguments.data), tokenizer, arguments.rows)
         tokens = sum(len(row["input_ids"]) for row in rows)
@@ -270,7 +271,7 @@ def run(
     if lengths:
         words += ["--lengths", *map(str, lengths)]
     settings = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"}
-    if who != "trl":  # memory settings of glibc, as every step's process has them
+    if who == "ours" or who.endswith("-tuned"):  # settings that every step's process has
         settings |= runtime.PROCESS_SETTINGS
     done = subprocess.run(words, env={**os.environ, **settings}, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]

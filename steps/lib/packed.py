@@ -180,9 +180,7 @@ class Collator:
         if not self._packs:
             passes = [packing.pad_rows(sequences, one, pad=self._pad) for one in packing.groups(lengths, self._tokens)]
         else:
-            passes = [
-                self._layout.rows(sequences, one, self._tokens) for one in packing.split(lengths, self._tokens)
-            ]
+            passes = [self._layout.rows(sequences, one, self._tokens) for one in packing.split(lengths, self._tokens)]
         return {"passes": passes, "tokens": sum(len(row["input_ids"]) for row in rows)}
 
 

@@ -124,9 +124,7 @@ def split(lengths: Sequence[int], most: int) -> list[list[int]]:
         passes += 1
 
 
-def pack(
-    sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int, spans: bool = False
-) -> Pass:
+def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int, spans: bool = False) -> Pass:
     """The rows of one pass.
 
     Args:

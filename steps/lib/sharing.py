@@ -74,4 +74,3 @@ class Shared:
             is_top1=back(found["hits"]),
             aux_loss=None,
         )
-
