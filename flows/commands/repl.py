@@ -65,7 +65,8 @@ class Repl:
         """Read turns and commands until /quit or the end of input."""
         import readline  # noqa: F401  # input() then edits lines, and knows how wide a Chinese character is
 
-        self._say(self._models())
+        self._say(f"{self._models()}\nloading {self._now.name} ...")
+        self._talk.stages(self._now.artifact)
         self._say(f"{self._now.name} answers. /help lists what else can be said.")
         while True:
             try:
@@ -218,6 +219,10 @@ def _until(stop: Stop, show: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _columns(texts: dict[str, str]) -> Table:
+    """As wide as the terminal, so that nothing moves while answers grow."""
     grid = table(*texts)
+    grid.expand = True
+    for column in grid.columns:
+        column.ratio = 1
     grid.add_row(*map(Text, texts.values()))
     return grid
