@@ -33,6 +33,7 @@ app.command(
 app.command("flows.commands.gc:gc", name="gc", help="What nothing refers to any more, and deleting it.")
 app.command("flows.commands.config:config", name="config", help="Show each value, where it came from, and its doc.")
 app.command("flows.commands.report:report", name="report", help="Where the report of a configuration lies.")
+app.command("flows.commands.chat:chat", name="chat", help="Talk with models of the line, or let them answer prompts.")
 app.command("flows.commands.registry:registry", name="registry", help="Versions of a model, its champion, rollback.")
 
 

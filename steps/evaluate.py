@@ -28,6 +28,7 @@ from steps.lib.figures import Comparison, Figure, Item
 from steps.lib.ledger import WorkLedger
 from steps.lib.measures import MEASURES
 from steps.lib.models import Precision
+from steps.lib.stages import Stages
 from steps.lib.step import Context, Metrics
 
 VERSION = "2"
@@ -120,54 +121,17 @@ def _scored(
     context: Context,
 ) -> list[Item]:
     """The items of every model, batch by batch."""
-    load, conditions = _Models(config.precision), inference.conditions(config.precision)
+    load, conditions = Stages(config.precision), inference.conditions(config.precision)
     items: list[Item] = []
     for name, artifact in context.progress(chain.items(), "models", len(chain)):
         kept = ledger.kept
         tokenizer = models.load_tokenizer(models.model_folder(artifact))
         recall = ledger.about(model=inference.identity(artifact), **conditions)
-        model = inference.Later(partial(load, name, artifact))
+        model = inference.Later(partial(load, artifact))
         new = evals.score_model(name, model, tokenizer, suites, limits, seed=context.seed, recall=recall)
         context.log.info("%s scored on %d items; %d batches were done before", name, len(new), ledger.kept - kept)
         items += new
     return items
-
-
-class _Models:
-    """Loads the models of a chain when they are needed: a base once, and adapters are switched on it."""
-
-    def __init__(self, precision: Precision) -> None:
-        self._precision = precision
-        self._folder: Path | None = None
-        self._model: Any = None
-        self._name = ""
-        self._adapters: set[str] = set()
-
-    def __call__(self, name: str, artifact: Path) -> Any:
-        """The model called ``name``, ready to be run until another one is asked for."""
-        if name == self._name:
-            return self._model
-        folder, adapter = models.model_folder(artifact), artifact / "adapter"
-        if folder != self._folder or (self._adapters and not adapter.exists()):
-            self._model = None  # two bases at once may not fit
-            self._model, self._folder, self._adapters = models.load_model(folder, self._precision), folder, set()
-        if adapter.exists():
-            self._switch(name, artifact)
-        self._name = name
-        return self._model
-
-    def _switch(self, name: str, artifact: Path) -> None:
-        from peft import PeftModel
-
-        if name not in self._adapters:
-            models.check_base(artifact)
-            found = {"adapter_name": name, "use_safetensors": True}
-            if self._adapters:
-                self._model.load_adapter(artifact / "adapter", **found)
-            else:
-                self._model = PeftModel.from_pretrained(self._model, artifact / "adapter", **found)
-            self._adapters.add(name)
-        self._model.set_adapter(name)
 
 
 def _report(

@@ -19,6 +19,7 @@ from typing import Any
 from steps.lib import models, runtime
 from steps.lib.digests import digest_folder, digest_text
 from steps.lib.ledger import Recall
+from steps.lib.streaming import Pieces
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def generate(
     seed: int,
     batch_size: int,
     recall: Recall | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> list[Answer]:
     """Answer each prompt once.
 
@@ -102,6 +104,7 @@ def generate(
         prompts: token ids, generation prompt included.
         seed: with it and the prompts of the batch, the draws are fixed; a batch does not depend on earlier ones.
         recall: keeps finished batches.
+        show: gets the pieces of an answer as they come (``streaming.Pieces``); for one prompt alone.
 
     Returns:
         Answers in the order of the prompts.
@@ -110,7 +113,7 @@ def generate(
     for batch in batches([len(prompt) for prompt in prompts], batch_size):
         asked = [list(prompts[i]) for i in batch]
         content = {"kind": "answers", "prompts": asked, "seed": seed, **vars(sampling)}
-        found = _kept(recall, content, partial(_answers, model, tokenizer, asked, sampling, seed_of(seed, asked)))
+        found = _kept(recall, content, partial(_answers, model, tokenizer, asked, sampling, seed_of(seed, asked), show))
         answers |= {i: Answer(*answer) for i, answer in zip(batch, found, strict=True)}
     return [answers[i] for i in range(len(prompts))]
 
@@ -172,7 +175,12 @@ def _ready(model: Any) -> Any:
 
 
 def _answers(
-    model: Any, tokenizer: Any, prompts: list[list[int]], sampling: Sampling, seed: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seed: int,
+    show: Callable[[str], None] | None = None,
 ) -> list[tuple[str, int, bool]]:
     """Text, tokens and whether it was finished, of the answer to each prompt of one batch."""
     import torch
@@ -183,6 +191,8 @@ def _answers(
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    if show:
+        options["streamer"] = Pieces(tokenizer, ends, show)
     torch.manual_seed(seed)
     with torch.no_grad():
         output = model.generate(

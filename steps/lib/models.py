@@ -197,8 +197,13 @@ def model_folder(artifact: Path) -> Path:
 
 
 def location(artifact: Path) -> dict[str, Any]:
-    """What ``write_location`` noted in an artifact; empty when it holds its own weights."""
-    path = artifact / "record" / "location.json"
+    """What ``write_location`` noted in an artifact; empty when it holds its own weights.
+
+    A version of a registry has no such note: there the adapter's settings say where its base lay.
+    """
+    path, settings = artifact / "record" / "location.json", artifact / "adapter" / "adapter_config.json"
+    if not path.exists() and settings.exists():
+        return {"path": str(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"])}
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 

@@ -22,6 +22,7 @@ from steps.lib.errors import DataError
 from steps.lib.evals import Heldout, Limits, add_implicit, repetition, score_model
 from steps.lib.figures import Item, read_items
 from steps.lib.rows import Pair, Text, read_parquet
+from steps.lib.stages import Stages
 
 pytestmark = pytest.mark.tiny
 
@@ -145,21 +146,12 @@ def test_the_base_is_loaded_once_for_both_adapters(chain: TinyChain, monkeypatch
     loaded: list[Path] = []
     real = models.load_model
     monkeypatch.setattr(models, "load_model", lambda folder, *a, **k: loaded.append(folder) or real(folder, *a, **k))
-    load = evaluate._Models("auto")
-    found = [
-        load(name, artifact.path)
-        for name, artifact in (
-            ("base", chain.base),
-            ("pretrained", chain.pretrain),
-            ("sft", chain.sft),
-            ("dpo", chain.dpo),
-            ("sft", chain.sft),
-            ("pretrained", chain.pretrain),
-        )
-    ]
-    assert found[2] is found[3] is found[4] and found[4].active_adapter == "sft"
-    assert not hasattr(found[5], "active_adapter"), "an adapter sits in its base; without one, the base is read again"
-    folders = [(artifact.path / "model").resolve() for artifact in (chain.base, chain.pretrain, chain.pretrain)]
+    load = Stages("auto")
+    order = (chain.base, chain.pretrain, chain.sft, chain.dpo, chain.sft, chain.pretrain)
+    found = [load(artifact.path) for artifact in order]
+    assert found[2] is found[4] and found[2] is not found[3] and found[1] is found[5]
+    assert not hasattr(found[5], "peft_config"), "the adapters were taken off again"
+    folders = [(artifact.path / "model").resolve() for artifact in (chain.base, chain.pretrain)]
     assert [folder.resolve() for folder in loaded] == folders
 
 

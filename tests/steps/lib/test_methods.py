@@ -340,19 +340,6 @@ def test_answers_and_scores_do_not_depend_on_neighbours(trained: Any, chain: Tin
         assert tokenizer.decode(said[len(prompt) :], skip_special_tokens=True) == answer.text
 
 
-@pytest.mark.parametrize(
-    "cases", [("lora", "pissa"), ("adalora", "adalora"), ("ia3", "ia3 named"), ("llama_adapter", "llama_adapter"),
-              ("prompt", "p_tuning"), ("prefix", "p_tuning_v2"), ("lora", "full")]
-)  # fmt: skip
-def test_evaluate_switches_adapters_of_one_kind_on_one_base(trained: Any, cases: tuple[str, str]) -> None:
-    from steps.evaluate import _Models
-
-    switch = _Models("auto")
-    for name, case in (("sft", cases[0]), ("dpo", cases[1]), ("sft", cases[0])):
-        found = logits(switch(name, trained(case).out))
-        torch.testing.assert_close(found, logits(models.load_policy(trained(case).out)), rtol=1e-4, atol=1e-4)
-
-
 def test_groups_hold_near_lengths_within_the_limit() -> None:
     lengths = [9, 4, 12, 2, 7, 40]
     found = packing.groups(lengths, 24)
