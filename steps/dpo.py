@@ -1,6 +1,7 @@
 """Preference optimisation: the SFT policy goes on training; what it was at the start is the reference.
 
-Reads:  policy (sft): an adapter on its base, or whole weights; pairs: ``pairs.parquet``; reference: what the policy gave these pairs.
+Reads:  policy (sft): an adapter on its base, or whole weights; pairs: ``pairs.parquet``; reference: log-probabilities of these pairs
+        by this policy.
 Writes: ``adapter/`` (``model/`` with method full), ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
         ``record/preflight.json``, ``record/history.jsonl``.
 Source: Rafailov et al. 2023, 2305.18290, equation 7; TRL's DPOTrainer. The reference is the SFT policy, so at the first update
@@ -95,7 +96,9 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, reference: Path, out: P
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    trainer.precompute_ref_logps = True  # they are in the rows; told to compute them, TRL would digest every weight first
+    trainer.precompute_ref_logps = (
+        True  # they are in the rows; told to compute them, TRL would digest every weight first
+    )
     adalora.follow(trainer)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     metrics.values["first_loss"] = round(_sigmoid_loss(training.losses(trainer)[0]["rewards/margins"]), 6)

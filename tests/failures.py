@@ -18,7 +18,7 @@ import pytest
 from minimal import ROOT, TinyChain, turn
 
 from steps import dpo, pretrain, sft
-from steps.lib import adapters, parity, tiny
+from steps.lib import adapters, pair_rows, parity, tiny
 from steps.lib.errors import PreflineError
 from steps.lib.preflight import Findings
 from steps.lib.rows import Chat, Pair, Text
@@ -117,7 +117,8 @@ def dpo_rows(rows: Iterable[Pair], folder: Path, **train: Any) -> Findings:
     """What dpo finds in pairs."""
     found = Findings()
     config = dpo.DpoConfig.model_validate({"train": {"max_length": 512, **train}})
-    dpo._encode(config, tokenizer(), list(rows), folder, found)
+    kept, _ = pair_rows.encode("dpo", config.train, tokenizer(), list(rows), folder, found)
+    pair_rows.look(kept, tokenizer(), found)
     return found
 
 

@@ -268,6 +268,14 @@ SEEDS = {
 """File of data/seed -> rows that the minimal line takes."""
 
 
+def line_steps() -> tuple[str, ...]:
+    """The steps of the minimal line, which are those of cpu-tiny."""
+    from flows.line import AlignConfig, steps_of
+    from steps.lib.config import layers_of, load
+
+    return steps_of(load(AlignConfig, layers_of("cpu-tiny", root=ROOT / "configs")).value)
+
+
 def line_recipe(folder: Path) -> Path:
     """A recipe over cpu-tiny: own copies of the first seed rows, a few updates a step, store and registry in ``folder``."""
     import json

@@ -166,7 +166,8 @@ def joined(
         ld_alpha: weight of the tokens by which one answer is longer than the other; None: 1.
         found: gets every row that the artifact does not have, and what else is foreign about it.
     """
-    _same_model(reference, expected, found)
+    if not _same_model(reference, expected, found):
+        return []
     there: dict[str, dict[str, PairLogps]] = {}
     for one in read_parquet(reference / FILE, PairLogps):
         there.setdefault(one.id, {})[one.digest] = one
@@ -194,17 +195,17 @@ OTHER_TOKENS = (
 )
 
 
-def _same_model(reference: Path, expected: dict[str, Any], found: Findings) -> None:
-    path = reference / POLICY
+def _same_model(reference: Path, expected: dict[str, Any], found: Findings) -> bool:
+    """Note where the log-probabilities are not of the policy that is trained; False where there are none."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads((reference / POLICY).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         found.error(
             f"{reference} is no reference: got {type(error).__name__} for {POLICY}, because another step made it, or it is not "
             "whole; give the folder of an artifact of reference",
             ArtifactError,
         )
-        return
+        return False
     differing = sorted(name for name in facts.keys() | expected.keys() if facts.get(name) != expected.get(name))
     if differing:
         listed = ", ".join(f"{name} {_short(facts.get(name))} for {_short(expected.get(name))}" for name in differing)
@@ -213,6 +214,7 @@ def _same_model(reference: Path, expected: dict[str, Any], found: Findings) -> N
             "with other settings than this step's; make the reference of this policy with the settings of this step",
             ArtifactError,
         )
+    return True
 
 
 def _short(value: Any) -> str:

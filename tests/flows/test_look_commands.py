@@ -116,7 +116,7 @@ def test_verify_from_the_shell_ends_with_5_when_something_was_broken(filled: Lin
     assert verify.verify("dpo", recipe=[filled.recipe]) == 0, "only what was asked for"
     done = prefline("verify", *words(filled))
     assert done.returncode == 5 and "other bytes" in done.stdout and "1 broken" in done.stdout
-    assert "8 artifacts" in done.stdout and " GB/s" in done.stdout
+    assert "9 artifacts" in done.stdout and " GB/s" in done.stdout
     assert not path.exists() and list((store.root / "broken").glob("sft-*/result.txt"))
 
 
@@ -132,7 +132,11 @@ def test_status_shows_each_state_in_words(filled: Line, store: Store, capsys: py
     found = rows(said(capsys))
     assert re.match(r"sft done sft/[0-9a-f]{12} \d+ bytes 20\d\d-", found["sft"])
     assert re.match(r"pairs partial pairs/[0-9a-f]{12} written \d+ s ago", found["pairs"])
-    assert found["dpo"] == "dpo waits for pairs" and found["evaluate"] == "evaluate waits for pairs"
+    assert (
+        found["reference"] == "reference waits for pairs"
+        and found["dpo"] == "dpo waits for pairs"
+        and found["evaluate"] == "evaluate waits for pairs"
+    )
     assert found["5"].startswith("5 of 8 steps are there")
 
 
@@ -262,11 +266,11 @@ def test_lineage_is_a_tree_in_which_each_stands_once(filled: Line, capsys: pytes
     lines = said(capsys).splitlines()
     assert re.match(r"dpo/[0-9a-f]{12}  [0-9a-f]{12}  7 rows", lines[0])
     full = [re.search(r"(\w+)/[0-9a-f]{12}", one)[1] for one in lines if "(above)" not in one]  # type: ignore[index]
-    assert full == ["dpo", "sft", "pretrain", "base", "clean", "generate", "pairs"]
+    assert full == ["dpo", "sft", "pretrain", "base", "clean", "generate", "pairs", "reference"]
     assert sum("clean/" in one and "(above)" in one for one in lines) == 3, "pretrain, sft and pairs read it, too"
     lineage.lineage("dpo", "promote=null", recipe=[filled.recipe], json=True)
     nodes = {node["step"]: node for node in page(capsys)}
-    assert nodes["dpo"]["inputs"]["policy"] == nodes["sft"]["key"] and len(nodes) == 7
+    assert nodes["dpo"]["inputs"]["policy"] == nodes["sft"]["key"] and len(nodes) == 8
 
 
 def test_lineage_of_a_registered_model(filled: Line, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -380,7 +384,10 @@ def test_gc_deletes_what_it_showed_and_a_run_keeps_its_own(
     gc.gc(recipe=[old.recipe], delete=True, json=True)
     found = page(capsys)
     gone = {item["name"] for item in found["items"] if item["goes"]}
-    assert gone == {looks[step].key for step in ("pretrain", "sft", "pairs", "dpo", "evaluate")} and found["deleted"]
+    assert (
+        gone == {looks[step].key for step in ("pretrain", "sft", "pairs", "reference", "dpo", "evaluate")}
+        and found["deleted"]
+    )
     assert set(store.keys()) == {looks[step].key for step in ("generate", "clean", "base")}
     gc.gc(recipe=[old.recipe], delete=True, keep_runs=0)
     assert "3 things deleted" in said(capsys) and list(store.keys()) == []
