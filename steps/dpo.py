@@ -1,7 +1,7 @@
 """Preference optimisation: the SFT policy goes on training; what it was at the start is the reference.
 
-Reads:  policy (sft): an adapter on its base, or whole weights; pairs: ``pairs.parquet``; reference: log-probabilities of these pairs
-        by this policy.
+Reads:  policy (sft): an adapter on its base, or whole weights; pairs: ``pairs.parquet``; reference: its log-probabilities of these
+        pairs.
 Writes: ``adapter/`` (``model/`` with method full), ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
         ``record/preflight.json``, ``record/history.jsonl``.
 Source: Rafailov et al. 2023, 2305.18290, equation 7; TRL's DPOTrainer. The reference is the SFT policy, so at the first update

@@ -87,7 +87,7 @@ def rows(text: str) -> dict[str, str]:
 def test_status_from_the_shell_ends_with_a_code_for_scripts(filled: Line, store: Store) -> None:
     before = everything(store.root)
     done = prefline("status", *words(filled))
-    assert done.returncode == 0 and "8 of 8 steps are there" in done.stdout, done.stderr
+    assert done.returncode == 0 and "9 of 9 steps are there" in done.stdout, done.stderr
     done = prefline("status", *words(filled, "dpo.beta=0.2"))
     assert done.returncode == 10 and "dpo.beta 0.1 -> 0.2" in done.stdout, done.stderr
     assert everything(store.root) == before
@@ -137,7 +137,7 @@ def test_status_shows_each_state_in_words(filled: Line, store: Store, capsys: py
         and found["dpo"] == "dpo waits for pairs"
         and found["evaluate"] == "evaluate waits for pairs"
     )
-    assert found["5"].startswith("5 of 8 steps are there")
+    assert found["5"].startswith("5 of 9 steps are there")
 
 
 def test_status_as_json(filled: Line, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +321,7 @@ def test_verify_reads_what_is_on_the_disk_and_not_what_is_remembered(
     assert "set aside in broken/" in said(capsys) and not path.exists()
     assert verify.verify(recipe=[filled.recipe], json=True) == 0
     found = page(capsys)
-    assert found["checked"] == 7 and found["broken"] == {} and found["size"] > 0
+    assert found["checked"] == 8 and found["broken"] == {} and found["size"] > 0
 
 
 def test_verify_checks_the_key_and_finds_folders_without_a_manifest(
@@ -367,7 +367,7 @@ def test_gc_shows_sizes_and_reasons_and_changes_nothing(
     text = said(capsys)
     assert everything(store.root) == before
     table = [line for line in text.splitlines() if re.match(r" (goes|stays) ", line)]
-    assert [line.split()[:2] for line in table] == [["goes", "artifact"]] * 3 + [["stays", "artifact"]] * 5
+    assert [line.split()[:2] for line in table] == [["goes", "artifact"]] * 4 + [["stays", "artifact"]] * 5
     assert "pinned: 给论文用的模型 for the paper" in text and f"behind sft/{sft.name}" in text
     assert "3 things may go" in text and "--delete deletes them" in text and "3 d" in text
     assert len({cell_len(line) for line in table}) == 1, "Chinese and English text line up"
@@ -425,7 +425,7 @@ def at_url(filled: Line, url: str, tmp_path: Path) -> RemoteStore:
 def test_the_commands_at_a_url(at_url: RemoteStore, filled: Line, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = [filled.recipe]
     assert status.status("promote=null", recipe=recipe) == 0
-    assert "8 of 8 steps are there" in said(capsys)
+    assert "9 of 9 steps are there" in said(capsys)
     assert status.status("promote=null", "dpo.beta=0.2", recipe=recipe) == 10
     assert "dpo.beta 0.1 -> 0.2" in said(capsys)
     show.show("dpo", "promote=null", recipe=recipe)

@@ -187,7 +187,8 @@ def test_two_runs_give_one_result(chain: TinyChain, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
-def test_qlora_goes_on_training_the_adapter_on_a_four_bit_base(chain: TinyChain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["qlora", "full"])
+def test_qlora_goes_on_training_on_a_four_bit_base(chain: TinyChain, tmp_path: Path, before: str) -> None:
     """64 channels: the blocks of bitsandbytes' CPU backend are 64 weights long, and it packs whole rows of them."""
     pytest.importorskip("bitsandbytes", reason="the extra prefline[qlora] is not installed")
     wide = BASE.model_copy(update={"tiny": BASE.tiny.model_copy(update={"hidden_size": 64})})
@@ -195,11 +196,12 @@ def test_qlora_goes_on_training_the_adapter_on_a_four_bit_base(chain: TinyChain,
     policy = made(
         tmp_path,
         "sft",
-        with_train(SFT.model_copy(update={"method": "qlora"}), max_updates=2),
+        with_train(SFT.model_copy(update={"method": before}), max_updates=2),
         base=base,
         chats=chain.data,
     )
     config = with_train(DPO.model_copy(update={"method": "qlora"}), max_updates=2)
     result = made(tmp_path, "dpo", config, policy=policy, pairs=pairs_artifact(tmp_path, [pair(n) for n in range(4)]))
     assert result.manifest["metrics"]["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
-    assert models.Chain.read(result.path).base == models.model_digest(base.path / "model"), "the unquantised base"
+    unquantised = (policy if before == "full" else base).path / "model"
+    assert models.Chain.read(result.path).base == models.model_digest(unquantised)
