@@ -92,12 +92,12 @@ def run(config: ReferenceConfig, *, policy: Path, pairs: Path, out: Path, contex
             progress=context.progress,
             share=share,
         )
-        if ledger.kept:
-            context.log.info("%d of %d passes were done before", ledger.kept, ledger.kept + ledger.computed)
+        passes = ledger.kept + ledger.computed
+        context.log.info("%d pairs scored; %d of %d passes were done before", len(kept.rows), ledger.kept, passes)
     stop.check()
     write_parquet(out / logps.FILE, logps.rows_of(kept, logps.gathered(sums, share[1])), PairLogps)
     metrics.tokens = sum(sum(map(len, row.values())) for row in kept.rows)
-    metrics.values |= {"passes": ledger.computed + ledger.kept, "passes_from_ledger": ledger.kept}
+    metrics.values |= {"passes": passes, "passes_from_ledger": ledger.kept}
     metrics.values["scoring_seconds"] = round(timer.seconds, 2)
     metrics.values["pairs_per_second"] = round(len(kept.rows) / max(timer.seconds, 1e-9), 3)
     return metrics

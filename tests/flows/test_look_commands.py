@@ -369,7 +369,7 @@ def test_gc_shows_sizes_and_reasons_and_changes_nothing(
     table = [line for line in text.splitlines() if re.match(r" (goes|stays) ", line)]
     assert [line.split()[:2] for line in table] == [["goes", "artifact"]] * 4 + [["stays", "artifact"]] * 5
     assert "pinned: 给论文用的模型 for the paper" in text and f"behind sft/{sft.name}" in text
-    assert "3 things may go" in text and "--delete deletes them" in text and "3 d" in text
+    assert "4 things may go" in text and "--delete deletes them" in text and "3 d" in text
     assert len({cell_len(line) for line in table}) == 1, "Chinese and English text line up"
 
 

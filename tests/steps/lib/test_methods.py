@@ -389,7 +389,19 @@ def test_dpo_goes_on_from_every_policy(trained: Any, chain: TinyChain, case: str
     assert not [path for path in result.path.rglob("*") if path.name in ("ref", "README.md")]
 
 
-FRESH = ["lora", "dora", "orthogonal", "pissa", "mica", "adalora", "ia3", "llama_adapter", "prompt", "prefix", "p_tuning"]
+FRESH = [
+    "lora",
+    "dora",
+    "orthogonal",
+    "pissa",
+    "mica",
+    "adalora",
+    "ia3",
+    "llama_adapter",
+    "prompt",
+    "prefix",
+    "p_tuning",
+]
 
 
 @pytest.mark.parametrize("case", FRESH)
