@@ -142,7 +142,13 @@ def rows_of(kept: Encoded, found: Sequence[tuple[int, int, Sums]]) -> list[PairL
 
 
 def scored(method: AnyMethod, policy: Path, precision: models.Precision, seed: int) -> dict[str, Any]:
-    """Which model the log-probabilities are of: the policy's content, and how it is loaded."""
+    """Which model the log-probabilities are of: the policy's content, and how it is loaded.
+
+    Raises:
+        ModelError: the base below the policy's adapter is another one.
+    """
+    if (policy / "adapter").exists():
+        models.check_base(policy)
     start = starts.of(method)
     how = {} if start == starts.AS_IT_IS else start.model_dump(mode="json", exclude_defaults=True)
     draws = {"seed": seed} if how and start.method != "qlora" else {}
