@@ -47,8 +47,6 @@ from fault.micro import (  # noqa: E402
 from fault.oracle import Micro  # noqa: E402
 from openai_server import serve  # noqa: E402
 
-from flows.line import STEPS  # noqa: E402
-
 PAGE = ROOT / "docs" / "faults.md"
 SETTINGS = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
 PHASES = ("starting", "working", "publishing", "published")
@@ -77,7 +75,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 PAGE_TEXT = """\
 # Faults
 
-Written by `make fault`. A micro line (nine steps; {answers} answers of a teacher over HTTP, {concurrency} at a time; {updates}
+Written by `make fault`. A micro line ({steps} steps; {answers} answers of a teacher over HTTP, {concurrency} at a time; {updates}
 updates a training step, a checkpoint each {save_every}) was built undisturbed, twice, with equal digests. Then {kills} kills,
 drawn with seed {seed}: one step's artifact is taken away (and for promote the registry), `prefline step` is started and killed, and
 the same command goes on. In {walks} of the {trials} trials it is the whole line, with two steps missing; in {twice} the run that
@@ -127,7 +125,7 @@ def steps_table(micro: Micro, results: Sequence[Result]) -> str:
         "updates again",
     ]
     rows = []
-    for step in STEPS:
+    for step in micro.seconds:
         own = [result for result in results if result.trial.step == step]
         hits = [blow for result in results for blow in result.blows if blow.step == step]
         signals, phases = Counter(hit.kill.signal for hit in hits), Counter(hit.phase for hit in hits)
@@ -173,6 +171,7 @@ def page(micro: Micro, results: Sequence[Result], seed: int, seconds: float, wor
     blows = [blow for result in results for blow in result.blows]
     problems = [problem for result in results for problem in result.problems]
     return PAGE_TEXT.format(
+        steps=len(micro.seconds),
         answers=TASK_PROMPTS,
         concurrency=CONCURRENCY,
         updates=UPDATES,

@@ -1,4 +1,4 @@
-"""The line: eight steps and the model they start from, on one page. Nothing here imports prefect.
+"""The line: every step on one page. Nothing here imports prefect.
 
 ``align`` runs it through Prefect, ``prefline step`` runs one step of it, and later commands walk it without running anything: all
 give another ``make`` to the same function.
@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from steps import base, clean, dpo, evaluate, generate, pairs, pretrain, promote, sft
+from steps import base, clean, dpo, evaluate, generate, pairs, pretrain, promote, reference, sft
 from steps.base import BaseConfig
 from steps.clean import CleanConfig
 from steps.dpo import DpoConfig
@@ -26,9 +26,10 @@ from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig
 from steps.promote import PromoteConfig
+from steps.reference import ReferenceConfig
 from steps.sft import SftConfig
 
-STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "evaluate", "promote")
+STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "evaluate", "promote")
 """Names of the steps in the order in which they run."""
 
 
@@ -66,6 +67,11 @@ class AlignConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Weights & Biases."""
 
+    @property
+    def reference(self) -> ReferenceConfig | None:
+        """What the step reference is configured with: no section of its own, since all of it must be as dpo has it."""
+        return ReferenceConfig.of(self.dpo, self.dpo.train) if self.dpo else None
+
     @model_validator(mode="after")
     def _closed(self) -> Self:
         if self.dpo is not None and self.pairs is None:
@@ -78,6 +84,11 @@ class AlignConfig(Section):
         return self
 
 
+def steps_of(c: AlignConfig) -> tuple[str, ...]:
+    """Names of the steps that a configuration has, in the order in which they run."""
+    return tuple(name for name in STEPS if getattr(c, name) is not None)
+
+
 class Make(Protocol):
     """Gives the artifact of a step: found in the store, or made. None where the step is left out."""
 
@@ -85,13 +96,14 @@ class Make(Protocol):
 
 
 def line(make: Make, c: AlignConfig) -> Artifact | None:
-    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> DPO -> evaluation -> gate."""
+    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> reference -> DPO -> evaluation -> gate."""
     candidates = make(generate, c.generate)
     data = make(clean, c.clean, candidates=candidates)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
     grounded = make(pretrain, c.pretrain, base=start, corpus=data) or start
     chat = make(sft, c.sft, base=grounded, chats=data)
     prefs = make(pairs, c.pairs, policy=chat, data=data)
-    policy = make(dpo, c.dpo, policy=chat, pairs=prefs) or chat
+    logps = make(reference, c.reference, policy=chat, pairs=prefs)
+    policy = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps) or chat
     report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, heldout=data)
     return make(promote, c.promote, policy=policy, report=report)

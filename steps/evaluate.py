@@ -31,7 +31,7 @@ from steps.lib.models import Precision
 from steps.lib.stages import Stages
 from steps.lib.step import Context, Metrics
 
-VERSION = "2"
+VERSION = "3"
 RECORDS = ("report.md", "report.html")
 COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"))
 
@@ -167,7 +167,7 @@ def _report(
         samples=_samples(config, suites, items, list(chain)),
         rows=[
             report.StepRows.from_ledger(step, manifests[step]["rows"])
-            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo")
+            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo")
             if step in manifests and manifests[step]["rows"]["in"]
         ],
         lineage=report.nodes(behind.values()),

@@ -135,7 +135,8 @@ def lineage() -> list[Node]:
         "pretrain": (["base", "clean"], {"trained": 1203}),
         "sft": (["pretrain", "clean"], {"trained": 421}),
         "pairs": (["sft", "clean"], {"prompts paired": 134, "imported pairs": 80}),
-        "dpo": (["sft", "pairs"], {"trained": 214}),
+        "reference": (["sft", "pairs"], {"scored": 214}),
+        "dpo": (["sft", "pairs", "reference"], {"trained": 214}),
     }
     keys = {step: f"{step}/{hashlib.sha256(step.encode()).hexdigest()[:20]}" for step in made}
     manifests = [

@@ -18,7 +18,7 @@ import pytest
 from minimal import ROOT, TinyChain, turn
 
 from steps import dpo, pretrain, sft
-from steps.lib import adapters, parity, tiny
+from steps.lib import adapters, logps, models, pair_rows, parity, tiny
 from steps.lib.errors import PreflineError
 from steps.lib.preflight import Findings
 from steps.lib.rows import Chat, Pair, Text
@@ -117,7 +117,8 @@ def dpo_rows(rows: Iterable[Pair], folder: Path, **train: Any) -> Findings:
     """What dpo finds in pairs."""
     found = Findings()
     config = dpo.DpoConfig.model_validate({"train": {"max_length": 512, **train}})
-    dpo._encode(config, tokenizer(), list(rows), folder, found)
+    kept, _ = pair_rows.encode("dpo", config.train, tokenizer(), list(rows), folder, found)
+    pair_rows.look(kept, tokenizer(), found)
     return found
 
 
@@ -208,6 +209,17 @@ def equal_or_empty(folder: Path) -> Findings:
         too_long="truncate",
         max_length=256,
     )
+
+
+def another_reference(folder: Path, chain: TinyChain) -> Findings:
+    """Log-probabilities of pairs that were changed afterwards."""
+    scored = minimal.pairs_artifact(folder, [minimal.pair(n) for n in range(6)])
+    reference = minimal.made_reference(folder, minimal.DPO, policy=chain.sft, pairs=scored)
+    rows = [minimal.pair(n, "yes") if n in (1, 4) else minimal.pair(n) for n in range(8)]
+    found, settings = Findings(), minimal.DPO.train
+    kept, _ = pair_rows.encode("dpo", settings, models.load_tokenizer(chain.base.path / "model"), rows, folder, found)
+    logps.joined(kept, reference.path, logps.scored(minimal.DPO, chain.sft.path, "auto", 0), None, found)
+    return found
 
 
 def format_only(folder: Path) -> Findings:
@@ -323,6 +335,8 @@ CASES = [
          "max_length.", equal_or_empty),
     Case("Pairs that differ by format only", "Capitals, bold marks, line feeds.", format_only),
     Case("Length tells chosen from rejected", "The same polite sentence ends every chosen answer.", length_bias),
+    Case("A reference of other pairs", "Two pairs were changed and two added after reference had scored them; the step was started "
+         "by hand with the old artifact (the line builds a new one).", another_reference, chain=True),
     Case("Little general text", "pretrain, `replay: 0.5`, four general documents.", little_general_text),
     Case("Weights that do not fit", "A machine with 100 kB of free memory.", heavy_weights),
     Case("A run that does not fit", "The same with 4 MiB beside the weights.", small_memory),

@@ -23,6 +23,7 @@ from steps.lib.step import Context, Spec, build, module_of
 from steps.lib.store import work_folder
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig
+from steps.reference import ReferenceConfig
 from steps.sft import SftConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,10 +167,20 @@ def pairs_artifact(root: Path, rows: list[Pair], name: str = "made") -> Artifact
 
 
 def made(root: Path, name: str, config: Section, *, seed: int = 0, **inputs: Artifact) -> Artifact:
-    """The artifact of a real step, built in this process at its place in the store ``root``."""
+    """The artifact of a real step, built in this process at its place in the store ``root``.
+
+    dpo gets the reference that fits it, where none is given.
+    """
+    if isinstance(config, DpoConfig) and "reference" not in inputs:
+        inputs["reference"] = made_reference(root, config, seed=seed, **inputs)
     spec = Spec(module_of(name), config, inputs, seed)
     target = root / spec.key()
     return Artifact.read(target) if target.exists() else build(spec, target)
+
+
+def made_reference(root: Path, config: DpoConfig, *, policy: Artifact, pairs: Artifact, seed: int = 0) -> Artifact:
+    """The reference that fits a training with dpo."""
+    return made(root, "reference", ReferenceConfig.of(config, config.train), seed=seed, policy=policy, pairs=pairs)
 
 
 def context(out: Path, *, seed: int = 0, track: Any = None) -> Context:
@@ -221,8 +232,12 @@ class TinyChain:
         return made(self.root, "pairs", PAIRS, policy=self.sft, data=self.data)
 
     @cached_property
+    def reference(self) -> Artifact:
+        return made_reference(self.root, DPO, policy=self.sft, pairs=self.pairs)
+
+    @cached_property
     def dpo(self) -> Artifact:
-        return made(self.root, "dpo", DPO, policy=self.sft, pairs=self.pairs)
+        return made(self.root, "dpo", DPO, policy=self.sft, pairs=self.pairs, reference=self.reference)
 
     @cached_property
     def evaluate(self) -> Artifact:
@@ -251,6 +266,14 @@ SEEDS = {
     "pairs/heldout": 3,
 }
 """File of data/seed -> rows that the minimal line takes."""
+
+
+def line_steps() -> tuple[str, ...]:
+    """The steps of the minimal line, which are those of cpu-tiny."""
+    from flows.line import AlignConfig, steps_of
+    from steps.lib.config import layers_of, load
+
+    return steps_of(load(AlignConfig, layers_of("cpu-tiny", root=ROOT / "configs")).value)
 
 
 def line_recipe(folder: Path) -> Path:

@@ -25,6 +25,7 @@ if not (ROOT / "flows" / "line.py").is_file():
     pytest.skip("flows/line.py is not written yet", allow_module_level=True)
 
 from flows.line import AlignConfig  # noqa: E402
+from steps.reference import ReferenceConfig  # noqa: E402
 
 CONFIGS = ROOT / "configs"
 FILES = {"configs": 2, "profiles": 5, "prompts": 4, "recipes": 2}
@@ -48,7 +49,7 @@ def models(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> 
             yield from models(section, seen)
 
 
-SECTIONS = sorted(models(AlignConfig), key=lambda model: model.__name__)
+SECTIONS = sorted({*models(AlignConfig), *models(ReferenceConfig)}, key=lambda model: model.__name__)
 
 
 def test_every_yaml_file_is_known() -> None:

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from minimal import Line
+from minimal import Line, line_steps
 
-from flows.line import STEPS
 from steps.lib.artifact import Artifact
 from steps.lib.step import module_of
 
 pytestmark = pytest.mark.tiny
 
 GOLDEN = Path(__file__).with_name("golden.json")
+STEPS = line_steps()
 DATA_STEPS = ("generate", "clean")
 """Steps without a model: their output depends on Python and pyarrow alone."""
 Entry = Mapping[str, str]

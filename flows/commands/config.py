@@ -50,6 +50,8 @@ def config(
     )
 
 
+SECTION_OF = {"reference": "dpo"}
+"""Step without a section of its own -> the one that it is configured by."""
 REFERENCE = Path("configs/reference.yaml")
 WIDE = 120
 """columns from which paths and origins stay on one line."""
@@ -80,7 +82,7 @@ def show(
     from steps.lib.reference import describe, settings
 
     loaded = load(AlignConfig, layers_of(profile, tuple(recipe or ())), overrides)
-    entries = describe(AlignConfig, loaded, section)
+    entries = describe(AlignConfig, loaded, SECTION_OF.get(section or "", section))
     if json:
         print_json(list(settings(entries)))
         return

@@ -31,7 +31,7 @@ def run(
     force: list[str] | None = None,
     strict_code: bool = False,
 ) -> None:
-    """Run the line: generate, clean, pretrain, sft, pairs, dpo, evaluate, promote.
+    """Run the line: generate, clean, pretrain, sft, pairs, reference, dpo, evaluate, promote.
 
     Every step that the store has already is shown as Cached. A stopped run goes on where it stopped.
 

@@ -103,7 +103,7 @@ def _door(module: ModuleType, arguments: argparse.Namespace, argv: Sequence[str]
         if existing and not (arguments.force and _seal(arguments.out) == before):
             _tell(built=False)
             return
-        processes = getattr(getattr(spec.config, "train", None), "processes", 1)
+        processes = getattr(getattr(spec.config, "train", spec.config), "processes", 1)
         if processes > 1:
             _under_torchrun(name, processes, argv, stop)
             artifact = Artifact.read(arguments.out)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from steps.lib.errors import DataError
 from steps.lib.rows import Dropped, Row, write_parquet
 from steps.lib.shards import set_aside
 from steps.lib.step import Metrics
-from steps.lib.training import TrainSettings, need_rows
+from steps.lib.training import TooLong, need_rows
 
 if TYPE_CHECKING:
     from steps.lib.preflight import Findings
@@ -22,10 +22,19 @@ UNUSABLE = "unusable"
 """Reason of rows that stop the step; they are in ``dropped.parquet`` of its work folder, too."""
 
 
+class Limits(Protocol):
+    """How long a row may be, and what becomes of a longer one."""
+
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def too_long(self) -> TooLong: ...
+
+
 class Intake(Generic[R]):
     """Takes the rows of one kind, and says in the end what became of them."""
 
-    def __init__(self, step: str, kind: str, settings: TrainSettings, found: Findings) -> None:
+    def __init__(self, step: str, kind: str, settings: Limits, found: Findings) -> None:
         """Begin.
 
         Args:
@@ -76,24 +85,25 @@ class Intake(Generic[R]):
         """Note that of a row's tokens only some are trained on; the whole row is kept beside."""
         self._cut.append(set_aside(self._step, row, "truncated", f"{self._limit(length)}, trained on {left}"))
 
-    def close(self, out: Path, trained: int) -> Metrics:
+    def close(self, out: Path, trained: int, became: str = "trained") -> Metrics:
         """Write what was kept back (``dropped.parquet``; ``truncated.parquet`` where rows are cut), and count it all.
 
         Args:
             out: folder of the step.
             trained: rows that are trained on, cut ones included.
+            became: what they are called from here on.
         """
         metrics = Metrics()
         reasons = Counter(row.reason for row in self._dropped)
         write_parquet(out / "dropped.parquet", self._dropped, Dropped)
         metrics.rows.took(self._kind, self._taken)
-        metrics.rows.gave("trained", trained - len(self._cut))
+        metrics.rows.gave(became, trained - len(self._cut))
         if self.cuts:
             write_parquet(out / "truncated.parquet", self._cut, Dropped)
             metrics.rows.gave("truncated", len(self._cut))
         for reason, count in reasons.items():
             metrics.rows.drop(self._kind, reason, count)
-        metrics.rows.balance({self._kind: ["trained", "truncated"] if self.cuts else ["trained"]})
+        metrics.rows.balance({self._kind: [became, "truncated"] if self.cuts else [became]})
         self._say_long(reasons["too_long"])
         for reason in sorted(reasons.keys() - {"too_long", UNUSABLE}):
             rows = [row for row in self._dropped if row.reason == reason]

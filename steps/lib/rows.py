@@ -81,6 +81,21 @@ class Pair(Row):
     """JSON object: who scored what, and how."""
 
 
+class PairLogps(Row):
+    """Log-probabilities that a reference gives the answers of a pair: sums over tokens, in nats."""
+
+    digest: str
+    """Of the pair's tokens (``pair_rows.digest``)."""
+    chosen: float
+    chosen_tail: float
+    """Part of the sum in tokens behind the length of the rejected answer; 0 where chosen is not the longer one."""
+    chosen_tokens: int
+    rejected: float
+    rejected_tail: float
+    """The same the other way round."""
+    rejected_tokens: int
+
+
 class Text(Row):
     """A document."""
 

@@ -9,6 +9,8 @@ Letters in shapes: B pairs, T tokens of the longest side, M predicted tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,31 +35,17 @@ class Shared:
         """``log_probs``, ``entropy``, ``mean_logits`` and ``is_top1`` of the labelled tokens, 0 elsewhere: (2B, T - 1) each."""
         import torch
 
-        kind = packed.implementation(self._whole)
         lengths = attention_mask.sum(1).tolist()
         starts = (labels != IGNORE).int().argmax(1).tolist()
         ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         half = len(ids) // 2
-        packs = packed.takes_rows(self._whole)
-        mask = packed.mask_of(kind) if packs and attention.longest(self._whole) >= max(lengths) * 2 else None
-        if mask:
-            sequences = [
-                packing.fork(ids[i][: starts[i]], ids[i][starts[i] :], ids[i + half][starts[i + half] :])
-                for i in range(half)
-            ]
-            sides = [side for i in range(half) for side in (i, i + half)]
-        else:  # no masks with branches, or virtual tokens before each row: both sides apart
-            sequences = [
-                packing.stem(row, [IGNORE] * start + row[start:]) for row, start in zip(ids, starts, strict=True)
-            ]
-            sides = list(range(2 * half))
-        if packs:
-            made = packed.Layout(self._whole, pad=self._pad).rows(sequences, range(len(sequences)), 2**62)
-        else:
-            made = packing.pad_rows(sequences, range(len(sequences)), pad=self._pad)
+        laid = lay(
+            self._whole,
+            [(ids[i][: starts[i]], ids[i][starts[i] :], ids[i + half][starts[i + half] :]) for i in range(half)],
+        )
+        sides = [pair + half * side for held in laid.stretches for pair, side in held]
         device = input_ids.device
-        tensors = {name: values.to(device) if hasattr(values, "to") else values for name, values in made.items()}
-        seen = mask(tensors["segments"], tensors["branches"]) if mask and "spans" not in made else None
+        tensors, seen = one_pass(self._whole, laid, range(len(laid.sequences)), pad=self._pad, device=device)
         found = packed.scores_of(self._model, tensors, seen)
         rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])
         places = torch.tensor([t - 1 for side in sides for t in range(starts[side], lengths[side])])
@@ -74,3 +62,41 @@ class Shared:
             is_top1=back(found["hits"]),
             aux_loss=None,
         )
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Pairs laid out as sequences."""
+
+    sequences: list[packing.Packable]
+    stretches: list[list[tuple[int, int]]]
+    """For each sequence the answers in it, in their order: (pair, side), side 0 being the chosen one."""
+    mask: Callable[[Any, Any], Any] | None
+    """What makes the mask; None where the positions or the padding say what is visible."""
+
+
+def lay(model: Any, pairs: Sequence[tuple[list[int], list[int], list[int]]]) -> Laid:
+    """Lay pairs (prompt, chosen, rejected) out for a model: each prompt once, where the model can attend so."""
+    lengths = [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in pairs]
+    shares = packed.takes_rows(model) and attention.longest(model) >= max(lengths) * 2
+    mask = packed.mask_of(packed.implementation(model)) if shares else None
+    if mask:
+        return Laid([packing.fork(*pair) for pair in pairs], [[(i, 0), (i, 1)] for i in range(len(pairs))], mask)
+    # no masks with branches, or virtual tokens before each row: both sides apart
+    answers = [(i, side, pairs[i][0], pairs[i][1 + side]) for side in (0, 1) for i in range(len(pairs))]
+    sequences = [packing.stem([*prompt, *said], [IGNORE] * len(prompt) + said) for _, _, prompt, said in answers]
+    return Laid(sequences, [[(i, side)] for i, side, _, _ in answers], None)
+
+
+def one_pass(
+    model: Any, laid: Laid, chosen: Sequence[int], *, pad: int, device: Any
+) -> tuple[dict[str, Any], Any | None]:
+    """What one forward pass over some of the sequences (rising numbers) gets, and its mask where it needs one."""
+    if packed.takes_rows(model):
+        made = packed.Layout(model, pad=pad).rows(laid.sequences, chosen, 2**62)
+    else:
+        made = packing.pad_rows(laid.sequences, chosen, pad=pad)
+    tensors = {name: values.to(device) if hasattr(values, "to") else values for name, values in made.items()}
+    if laid.mask is None or "spans" in made:
+        return tensors, None
+    return tensors, laid.mask(tensors["segments"], tensors["branches"])

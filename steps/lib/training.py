@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from steps.lib.step import Context
 
 
+TooLong = Literal["drop", "truncate", "error"]
+
+
 class TrainSettings(Section):
     """Optimisation. Batches count sequences (pairs for dpo); batch_size x accumulation of them make an update."""
 
@@ -46,7 +49,7 @@ class TrainSettings(Section):
     """Norm to which the gradient is clipped."""
     max_length: int = Field(1024, ge=8)
     """Tokens of the longest sequence; what becomes of a longer chat or pair says too_long."""
-    too_long: Literal["drop", "truncate", "error"] = "drop"
+    too_long: TooLong = "drop"
     """What becomes of a chat or pair of more than max_length tokens (text for base and pretrain goes on in the next row).
     drop: it is kept out, whole, in dropped.parquet. truncate: a chat ends behind its last answer that fits whole, or else where
     max_length is reached (then nothing teaches it to stop there); a pair's answers lose their ends; the whole row stays in
@@ -82,6 +85,13 @@ def _uneven(accumulation: int, processes: int) -> str | None:
     )
 
 
+def mixes(precision: Precision) -> bool:
+    """Whether forward passes run under autocast to bfloat16."""
+    import torch
+
+    return torch.cuda.is_available() and precision != "float32"
+
+
 def trainer_arguments(settings: TrainSettings, context: Context, *, whole: bool = False) -> dict[str, Any]:
     """Keyword arguments for ``TrainingArguments`` and TRL's configs.
 
@@ -110,7 +120,7 @@ def trainer_arguments(settings: TrainSettings, context: Context, *, whole: bool 
         "lr_scheduler_type": settings.scheduler,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "bf16": cuda and settings.precision != "float32",
+        "bf16": mixes(settings.precision),
         "gradient_checkpointing": settings.gradient_checkpointing,
         "logging_steps": 1,
         "save_strategy": "steps",

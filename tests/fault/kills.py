@@ -26,7 +26,7 @@ from fault.oracle import TRAINING, Micro, compare, members, watched
 from minimal import ROOT, Line
 from openai_server import serve
 
-from flows.line import STEPS
+from flows.line import steps_of
 
 SIGNALS = ("SIGKILL", "SIGTERM")
 TARGETS = ("group", "engine", "step")
@@ -102,11 +102,12 @@ class Result:
     """Training updates done more often than once."""
 
 
-def draw(seed: int, each: tuple[int, ...] = (1, 1, 1, 2)) -> Iterator[Trial]:
+def draw(seed: int, steps: tuple[str, ...], each: tuple[int, ...] = (1, 1, 1, 2)) -> Iterator[Trial]:
     """Trials without end. Steps, signals, targets and triggers come in turn, in a drawn order; the moments are drawn.
 
     Args:
         seed: of the drawing.
+        steps: of the line.
         each: kills of a trial, in turn.
     """
     rng = random.Random(seed)
@@ -126,7 +127,7 @@ def draw(seed: int, each: tuple[int, ...] = (1, 1, 1, 2)) -> Iterator[Trial]:
 
     number = 0
     while True:
-        step = deal("step", STEPS)
+        step = deal("step", steps)
         kills = tuple(kill(step) for _ in range(deal("kills", each)))
         yield Trial(number, step, deal("walk", (True, *[False] * 8)), kills)
         number += 1
@@ -143,7 +144,7 @@ def campaign(
     say: Callable[[str], None] = print,
 ) -> list[Result]:
     """Run trials until ``kills`` kills were delivered (a process may end before its moment comes)."""
-    trials, results, delivered = draw(seed, each), list[Result](), 0
+    trials, results, delivered = draw(seed, steps_of(micro.line.config()), each), list[Result](), 0
     say(f"random kills: {kills}, seed {seed}, {workers} at a time")
     with ThreadPoolExecutor(workers) as pool:
         while delivered < kills:
@@ -187,7 +188,8 @@ def run(micro: Micro, trial: Trial, folder: Path) -> Result:
     with serve(teacher_answers(line.folder)) as server:
         with_http_teacher(line, server.url)
         before = walk(line)
-        names = STEPS[STEPS.index(trial.step) :][: 2 if trial.walk else 1]
+        every = steps_of(line.config())
+        names = every[every.index(trial.step) :][: 2 if trial.walk else 1]
         missing = {step: before[step].artifact.key for step in names}
         for step in missing:
             forget(line, before[step])

@@ -13,7 +13,7 @@ from fault.changes import recorded
 from fault.micro import TASK_PROMPTS, UPDATES, digests, forget, walk
 from minimal import Line
 
-from flows.line import STEPS
+from flows.line import steps_of
 from steps.lib.locks import holder
 from steps.lib.place import FolderPlace
 
@@ -62,7 +62,7 @@ class Micro:
             if (path := outcome.artifact.path / "record" / "history.jsonl").exists()
         }
         found = cls(line, digests(outcomes), histories, [])
-        for step in STEPS:
+        for step in steps_of(line.config()):
             forget(line, outcomes[step])
             with recorded(watched(line, step)) as changes:
                 started = time.monotonic()

@@ -27,7 +27,7 @@ from minimal import Line
 from openai_server import serve
 
 from flows.engine import Outcome, Plan
-from flows.line import STEPS
+from flows.line import steps_of
 from steps.lib import door
 from steps.lib import step as step_shape
 from steps.lib.artifact import MANIFEST, Artifact
@@ -149,6 +149,7 @@ SAMPLES: list[tuple[Damage, str, str]] = [
     (flip, "pretrain", "model/model.safetensors"),
     (swap, "sft", "adapter/adapter_model.safetensors"),
     (dangle, "pairs", "pairs.parquet"),
+    (flip, "reference", "logps.parquet"),
     (hide, "dpo", "adapter/adapter_config.json"),
     (truncate, "evaluate", "report.json"),
     (swap, "promote", MANIFEST),
@@ -181,14 +182,14 @@ def test_a_step_never_sees_a_damaged_input(line: Line) -> None:
 
 def test_several_damaged_at_once_are_all_mended_in_one_walk(line: Line) -> None:
     outcomes = walk(line)
-    for step in STEPS:
+    for step in steps_of(line.config()):
         folder = outcomes[step].artifact.path
         flip(folder / sorted(outcomes[step].artifact.manifest["files"])[0], Path())
     (outcomes["clean"].artifact.path / MANIFEST).write_text("{")
     shutil.rmtree(outcomes["base"].artifact.path)
     with in_this_process() as built:
         after = walk(line)
-    assert built == list(STEPS) and digests(after) == digests(outcomes)
+    assert built == list(steps_of(line.config())) and digests(after) == digests(outcomes)
 
 
 def test_a_whole_artifact_of_another_run_at_this_place_is_foreign(line: Line, other_seed: dict[str, Artifact]) -> None:
@@ -228,8 +229,9 @@ def test_a_foreign_file_is_set_aside_alone(line: Line, name: str, caplog: pytest
     caplog.clear()
     assert all(outcome.cached for outcome in walk(line).values())
     found = sorted((line.folder / "store" / "broken").glob(f"*/{name}"))
-    assert len(found) == len(STEPS) and {path.read_text() for path in found} == {"foreign"}
-    assert sum(name in record.getMessage() for record in caplog.records) == len(STEPS)
+    count = len(steps_of(line.config()))
+    assert len(found) == count and {path.read_text() for path in found} == {"foreign"}
+    assert sum(name in record.getMessage() for record in caplog.records) == count
     caplog.clear()
     assert all(outcome.cached for outcome in walk(line).values()) and not caplog.records, "told once"
 
@@ -260,10 +262,10 @@ def test_an_input_given_by_hand_is_proved_too(
             path.unlink(missing_ok=True)
             path.write_bytes(whole)
             tried += 1
-    assert tried >= 14
+    assert tried >= 17
 
 
-@pytest.mark.parametrize("step", ["pairs", "dpo", "evaluate"])
+@pytest.mark.parametrize("step", ["pairs", "reference", "dpo", "evaluate"])
 def test_the_base_below_an_adapter_given_by_hand_is_proved_too(
     line: Line, step: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -398,7 +400,7 @@ def test_of_a_damaged_ledger_only_what_is_lost_is_asked_again(
     database.close()
 
 
-@pytest.mark.parametrize("step", ["clean", "pairs", "evaluate"])
+@pytest.mark.parametrize("step", ["clean", "pairs", "reference", "evaluate"])
 @pytest.mark.parametrize("how", ["flip", "cut"])
 def test_a_damaged_ledger_of_own_work_is_not_believed(
     line: Line, step: str, how: str, monkeypatch: pytest.MonkeyPatch

@@ -119,7 +119,7 @@ FULL = [
     pytest.param("sft", 0.5),
     *[
         pytest.param(step, 0.5, marks=pytest.mark.long)
-        for step in ("clean", "base", "pretrain", "pairs", "dpo", "evaluate", "promote")
+        for step in ("clean", "base", "pretrain", "pairs", "reference", "dpo", "evaluate", "promote")
     ],
     pytest.param("sft", 0.0, marks=pytest.mark.long),
     pytest.param("sft", 0.95, marks=pytest.mark.long),

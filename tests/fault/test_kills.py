@@ -9,25 +9,27 @@ from pathlib import Path
 import pytest
 from fault.kills import campaign, draw
 from fault.oracle import Micro
+from minimal import line_steps
 
-from flows.line import STEPS
+from flows.line import steps_of
 
 KILLS = int(os.environ.get("PREFLINE_KILLS", "20"))
 """All 200 are run by benchmarks/faults.py."""
 SEED = int(os.environ.get("PREFLINE_KILLS_SEED", "9"))
 
-EACH = (2, 2, 2, 2, 2, 2, 2, 3, 3)
-"""Kills of a trial, in turn: 20 for nine steps. Most of the time is for starting processes and for going on."""
+EACH = (2,) * 10
+"""Kills of a trial, in turn: 20 for ten steps. Most of the time is for starting processes and for going on."""
 
 
 def test_kills_are_spread_evenly_and_drawn_again_from_their_seed() -> None:
-    trials = draw(SEED)
+    steps = line_steps()
+    trials = draw(SEED, steps)
     drawn = [next(trials) for _ in range(400)]
-    again = draw(SEED)
+    again = draw(SEED, steps)
     assert [next(again) for _ in range(400)] == drawn
     kills = [(trial.step, kill) for trial in drawn for kill in trial.kills]
     for counted, least in (
-        (Counter(step for step, _ in kills), len(kills) / len(STEPS) * 0.8),
+        (Counter(step for step, _ in kills), len(kills) / len(steps) * 0.8),
         (Counter((kill.signal, kill.target) for _, kill in kills), len(kills) / 6 * 0.95),
     ):
         assert min(counted.values()) >= least, counted
@@ -40,4 +42,4 @@ def test_a_killed_line_goes_on_to_the_same_bytes(micro: Micro, tmp_path: Path) -
     if problems:
         pytest.fail("\n\n".join(problems), pytrace=False)
     blows = [blow for result in results for blow in result.blows]
-    assert len(blows) >= KILLS and len({blow.step for blow in blows}) >= len(STEPS) - 1
+    assert len(blows) >= KILLS and len({blow.step for blow in blows}) >= len(steps_of(micro.line.config())) - 1

@@ -17,7 +17,7 @@ from fault.oracle import members
 from minimal import ROOT, Line
 from openai_server import serve
 
-from flows.line import STEPS
+from flows.line import steps_of
 
 PROCESSES = 4
 RUN = """
@@ -90,7 +90,8 @@ def test_four_processes_and_one_is_killed_while_it_builds(
     minimal_line: Line, tmp_path: Path, until: str, hit: str
 ) -> None:
     line = micro_line(tmp_path)
-    steps = STEPS[: STEPS.index(until) + 1]
+    every = steps_of(line.config())
+    steps = every[: every.index(until) + 1]
     with serve(teacher_answers(line.folder)) as server:
         with_http_teacher(line, server.url)
         runs = [start(line, until, number) for number in range(PROCESSES)]

@@ -16,7 +16,7 @@ from minimal import ROOT, Line, line_recipe
 
 from flows import engine as engines
 from flows.engine import Engine, Outcome, Plan
-from flows.line import STEPS
+from flows.line import steps_of
 from steps.lib.errors import ArtifactError, ConfigError, DataError, PreflineError, Resumable
 from steps.lib.step import Spec, build, module_of
 from steps.lib.store import work_folder
@@ -82,7 +82,7 @@ def test_words_that_make_no_plan_are_refused(words: dict[str, Any], said: str) -
 
 def test_the_second_run_is_all_cached_and_quick(line: Line) -> None:
     outcomes = walk(line)
-    assert [outcome.step for outcome in outcomes] == list(STEPS) and ran(outcomes) == []
+    assert [outcome.step for outcome in outcomes] == list(steps_of(line.config())) and ran(outcomes) == []
     assert sum(outcome.seconds for outcome in outcomes) < 5
 
 
@@ -91,13 +91,21 @@ def test_another_store_gets_the_same_digests(built_line: Line, tmp_path: Path, i
     fresh = Line(tmp_path)
     line_recipe(tmp_path)
     outcomes = walk(fresh)
-    assert ran(outcomes) == list(STEPS)
+    assert ran(outcomes) == list(steps_of(fresh.config()))
     assert digests(outcomes) == digests(walk(built_line))
 
 
 def test_a_change_of_dpo_runs_dpo_and_what_is_behind_it(line: Line, in_process: None) -> None:
     assert ran(walk(line, "dpo.beta=0.2")) == ["dpo", "evaluate", "promote"]
     assert ran(walk(line, "dpo.beta=0.2")) == [] == ran(walk(line)), "and the old ones are still there"
+
+
+def test_a_sweep_over_losses_never_computes_the_reference_again(line: Line, in_process: None) -> None:
+    for words in (["dpo.beta=0.7"], ["dpo.loss.weights=null", "dpo.loss.type=[ipo]"], ["dpo.loss.ld_alpha=0.5"]):
+        outcomes = walk(line, *words, plan=Plan.of(until="dpo"))
+        assert ran(outcomes) == ["dpo"] and outcomes[-2].step == "reference" and outcomes[-2].cached
+    outcomes = walk(line, "dpo.train.max_length=300", plan=Plan.of(until="dpo"))
+    assert ran(outcomes)[:1] == ["reference"]
 
 
 def test_a_neutral_field_runs_nothing(line: Line) -> None:
@@ -112,7 +120,8 @@ def test_a_step_that_is_left_out_closes_the_line(line: Line, in_process: None) -
         if write_chats(line)
         else []
     )
-    assert [outcome.step for outcome in outcomes] == [step for step in STEPS if step not in ("pretrain", "generate")]
+    every = steps_of(line.config())
+    assert [outcome.step for outcome in outcomes] == [step for step in every if step not in ("pretrain", "generate")]
     assert {
         o.step: o.artifact.manifest["inputs"]["base"]["key"].split("/")[0] for o in outcomes if o.step == "sft"
     } == {"sft": "base"}

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from looking import READERS, behind, looked, missing
-from minimal import ROOT, SEEDS, Line
+from minimal import ROOT, SEEDS, Line, line_steps
 
-from flows.line import STEPS, AlignConfig
+from flows.line import AlignConfig, steps_of
 from steps.lib.artifact import Artifact
 from steps.lib.config import load
 from steps.lib.publishing import publish
@@ -34,13 +34,14 @@ def line(minimal_line: Line, tmp_path: Path) -> Line:
 
 def test_the_built_line_is_found_whole(line: Line) -> None:
     assert missing(line) == set()
-    assert {step: set(READERS[step]) for step in STEPS} == {
+    steps = steps_of(line.config())
+    assert {step: set(READERS[step]) for step in steps} == {
         step: {
             other
             for other, spec in looked(line.config()).specs.items()
             if any(a.key.startswith(step + "/") for a in spec.inputs.values())
         }
-        for step in STEPS
+        for step in steps
     }
 
 
@@ -186,6 +187,7 @@ def contents() -> Iterator[tuple[str, str, bool]]:
             "record/location.json": False,
         },
         "pairs": {"pairs.parquet": True, "samples.parquet": True},
+        "reference": {"logps.parquet": True, "policy.json": True, "record/log.jsonl": False},
         "dpo": {
             "adapter/adapter_model.safetensors": True,
             "adapter/adapter_config.json": True,
@@ -270,7 +272,7 @@ def test_one_byte_of_a_checkpoint_is_missed_by_base(line: Line, name: str, misse
 # --- VERSION, seed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", line_steps())
 def test_version_and_seed_are_in_every_key(line: Line, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = looked(line.config()).specs[step]
     assert replace(spec, seed=spec.seed + 1).key() != spec.key()
@@ -346,6 +348,25 @@ SAME: dict[str, Callable[[Line], list[str]]] = {
     "retries, cache, name": lambda line: ["retries=3", f"cache={line.folder / 'c'}", "name=other"],
     "tracking": lambda line: ["tracking.mode=offline", "tracking.project=other"],
 }
+
+
+SWEEPS = ("dpo.beta=0.3", "dpo.loss.weights=null dpo.loss.type=[ipo]", "dpo.loss.ld_alpha=0.5", "dpo.train.lr=1e-5", "dpo.train.epochs=3",
+          "dpo.train.batch_size=4", "dpo.loss.label_smoothing=0.1 dpo.loss.weights=null dpo.loss.type=[robust]")  # fmt: skip
+"""What people try several values of."""
+
+
+@pytest.mark.parametrize("words", SWEEPS)
+def test_a_sweep_has_its_reference(line: Line, words: str) -> None:
+    found = looked(line.config(*words.split())).found
+    assert found["reference"] == "hit" and found["dpo"] == "miss"
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["dpo.train.max_length=300", "dpo.train.too_long=truncate", "dpo.train.precision=float32", "dpo.method=qlora"],
+)
+def test_what_decides_the_reference_is_missed_by_it_and_dpo_waits(line: Line, word: str) -> None:
+    assert missing(line, word) == {"reference"}
 
 
 @pytest.mark.parametrize("name", sorted(SAME))

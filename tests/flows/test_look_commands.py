@@ -87,7 +87,7 @@ def rows(text: str) -> dict[str, str]:
 def test_status_from_the_shell_ends_with_a_code_for_scripts(filled: Line, store: Store) -> None:
     before = everything(store.root)
     done = prefline("status", *words(filled))
-    assert done.returncode == 0 and "8 of 8 steps are there" in done.stdout, done.stderr
+    assert done.returncode == 0 and "9 of 9 steps are there" in done.stdout, done.stderr
     done = prefline("status", *words(filled, "dpo.beta=0.2"))
     assert done.returncode == 10 and "dpo.beta 0.1 -> 0.2" in done.stdout, done.stderr
     assert everything(store.root) == before
@@ -116,7 +116,7 @@ def test_verify_from_the_shell_ends_with_5_when_something_was_broken(filled: Lin
     assert verify.verify("dpo", recipe=[filled.recipe]) == 0, "only what was asked for"
     done = prefline("verify", *words(filled))
     assert done.returncode == 5 and "other bytes" in done.stdout and "1 broken" in done.stdout
-    assert "8 artifacts" in done.stdout and " GB/s" in done.stdout
+    assert "9 artifacts" in done.stdout and " GB/s" in done.stdout
     assert not path.exists() and list((store.root / "broken").glob("sft-*/result.txt"))
 
 
@@ -132,8 +132,12 @@ def test_status_shows_each_state_in_words(filled: Line, store: Store, capsys: py
     found = rows(said(capsys))
     assert re.match(r"sft done sft/[0-9a-f]{12} \d+ bytes 20\d\d-", found["sft"])
     assert re.match(r"pairs partial pairs/[0-9a-f]{12} written \d+ s ago", found["pairs"])
-    assert found["dpo"] == "dpo waits for pairs" and found["evaluate"] == "evaluate waits for pairs"
-    assert found["5"].startswith("5 of 8 steps are there")
+    assert (
+        found["reference"] == "reference waits for pairs"
+        and found["dpo"] == "dpo waits for pairs"
+        and found["evaluate"] == "evaluate waits for pairs"
+    )
+    assert found["5"].startswith("5 of 9 steps are there")
 
 
 def test_status_as_json(filled: Line, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,11 +266,11 @@ def test_lineage_is_a_tree_in_which_each_stands_once(filled: Line, capsys: pytes
     lines = said(capsys).splitlines()
     assert re.match(r"dpo/[0-9a-f]{12}  [0-9a-f]{12}  7 rows", lines[0])
     full = [re.search(r"(\w+)/[0-9a-f]{12}", one)[1] for one in lines if "(above)" not in one]  # type: ignore[index]
-    assert full == ["dpo", "sft", "pretrain", "base", "clean", "generate", "pairs"]
+    assert full == ["dpo", "sft", "pretrain", "base", "clean", "generate", "pairs", "reference"]
     assert sum("clean/" in one and "(above)" in one for one in lines) == 3, "pretrain, sft and pairs read it, too"
     lineage.lineage("dpo", "promote=null", recipe=[filled.recipe], json=True)
     nodes = {node["step"]: node for node in page(capsys)}
-    assert nodes["dpo"]["inputs"]["policy"] == nodes["sft"]["key"] and len(nodes) == 7
+    assert nodes["dpo"]["inputs"]["policy"] == nodes["sft"]["key"] and len(nodes) == 8
 
 
 def test_lineage_of_a_registered_model(filled: Line, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +321,7 @@ def test_verify_reads_what_is_on_the_disk_and_not_what_is_remembered(
     assert "set aside in broken/" in said(capsys) and not path.exists()
     assert verify.verify(recipe=[filled.recipe], json=True) == 0
     found = page(capsys)
-    assert found["checked"] == 7 and found["broken"] == {} and found["size"] > 0
+    assert found["checked"] == 8 and found["broken"] == {} and found["size"] > 0
 
 
 def test_verify_checks_the_key_and_finds_folders_without_a_manifest(
@@ -363,9 +367,9 @@ def test_gc_shows_sizes_and_reasons_and_changes_nothing(
     text = said(capsys)
     assert everything(store.root) == before
     table = [line for line in text.splitlines() if re.match(r" (goes|stays) ", line)]
-    assert [line.split()[:2] for line in table] == [["goes", "artifact"]] * 3 + [["stays", "artifact"]] * 5
+    assert [line.split()[:2] for line in table] == [["goes", "artifact"]] * 4 + [["stays", "artifact"]] * 5
     assert "pinned: 给论文用的模型 for the paper" in text and f"behind sft/{sft.name}" in text
-    assert "3 things may go" in text and "--delete deletes them" in text and "3 d" in text
+    assert "4 things may go" in text and "--delete deletes them" in text and "3 d" in text
     assert len({cell_len(line) for line in table}) == 1, "Chinese and English text line up"
 
 
@@ -380,7 +384,10 @@ def test_gc_deletes_what_it_showed_and_a_run_keeps_its_own(
     gc.gc(recipe=[old.recipe], delete=True, json=True)
     found = page(capsys)
     gone = {item["name"] for item in found["items"] if item["goes"]}
-    assert gone == {looks[step].key for step in ("pretrain", "sft", "pairs", "dpo", "evaluate")} and found["deleted"]
+    assert (
+        gone == {looks[step].key for step in ("pretrain", "sft", "pairs", "reference", "dpo", "evaluate")}
+        and found["deleted"]
+    )
     assert set(store.keys()) == {looks[step].key for step in ("generate", "clean", "base")}
     gc.gc(recipe=[old.recipe], delete=True, keep_runs=0)
     assert "3 things deleted" in said(capsys) and list(store.keys()) == []
@@ -418,7 +425,7 @@ def at_url(filled: Line, url: str, tmp_path: Path) -> RemoteStore:
 def test_the_commands_at_a_url(at_url: RemoteStore, filled: Line, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = [filled.recipe]
     assert status.status("promote=null", recipe=recipe) == 0
-    assert "8 of 8 steps are there" in said(capsys)
+    assert "9 of 9 steps are there" in said(capsys)
     assert status.status("promote=null", "dpo.beta=0.2", recipe=recipe) == 10
     assert "dpo.beta 0.1 -> 0.2" in said(capsys)
     show.show("dpo", "promote=null", recipe=recipe)

@@ -17,7 +17,7 @@ import pytest
 from minimal import ROOT, Line, line_recipe
 
 from flows import plan
-from flows.line import AlignConfig
+from flows.line import AlignConfig, steps_of
 from flows.plan import Look, walk
 from steps.lib.artifact import Artifact
 from steps.lib.code import closure
@@ -91,7 +91,7 @@ def everything(folder: Path) -> list[tuple[str, int, int]]:
 
 def test_an_empty_store_has_nothing_and_what_is_behind_waits(line: Line, store: Store) -> None:
     looks = walk(config_of(line), store)
-    assert [look.step for look in looks] == list(plan.STEPS)
+    assert [look.step for look in looks] == list(steps_of(config_of(line)))
     assert (looks[0].state, looks[0].key is not None) == ("missing", True)
     for look in looks[1:]:
         assert (look.state, look.key, look.waits_for) == ("waits", None, ("generate",))
@@ -122,7 +122,7 @@ def test_another_value_makes_its_step_stale_and_those_behind_wait(line: Line, st
     other = config_of(line, "promote=null", "sft.lora.rank=8")
     found = {look.step: look for look in walk(other, store)}
     assert found["sft"].state == "stale" and found["pretrain"].state == "done"
-    assert [found[step].waits_for for step in ("pairs", "dpo", "evaluate")] == [("sft",)] * 3
+    assert [found[step].waits_for for step in ("pairs", "reference", "dpo", "evaluate")] == [("sft",)] * 4
     [(artifact, changes)] = [one for one in [plan.differing(found["sft"], store)] if one]
     assert [(change.name, change.old and change.old.value, change.new and change.new.value) for change in changes] == [
         ("sft.lora.rank", 4, 8)
@@ -142,7 +142,7 @@ def test_a_line_with_two_holes_names_the_holes_and_not_what_waits(line: Line, st
     fill(config, store, until="pretrain")
     found = {look.step: look for look in walk(config, store)}
     assert found["sft"].state == "done", "the same output gives the same keys"
-    assert found["pairs"].state == "missing" and found["dpo"].waits_for == ("pairs",)
+    assert found["pairs"].state == "missing" and found["dpo"].waits_for == found["reference"].waits_for == ("pairs",)
 
 
 def test_equal_outputs_of_a_rebuilt_step_leave_those_behind_done(line: Line, store: Store) -> None:
@@ -296,7 +296,7 @@ def test_a_verdict_that_the_registry_does_not_show_is_stale(line: Line, store: S
 def test_a_line_that_real_steps_built_is_done_with_its_verdict(minimal_line: Line) -> None:
     store = Store(minimal_line.folder / "store")
     looks = walk(minimal_line.config(), store)
-    assert [(look.step, look.state) for look in looks] == [(step, "done") for step in plan.STEPS]
+    assert [(look.step, look.state) for look in looks] == [(step, "done") for step in steps_of(minimal_line.config())]
     for look in looks:
         assert look.artifact and look.parts == plan.parts_of(look.artifact), "the manifest tells the same parts"
 

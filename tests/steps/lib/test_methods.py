@@ -376,7 +376,22 @@ def test_dpo_goes_on_from_every_policy(trained: Any, chain: TinyChain, case: str
     assert not [path for path in result.path.rglob("*") if path.name in ("ref", "README.md")]
 
 
-@pytest.mark.parametrize("case", ["lora", "pissa", "adalora", "p_tuning"])
+FRESH = [
+    "lora",
+    "dora",
+    "orthogonal",
+    "pissa",
+    "mica",
+    "adalora",
+    "ia3",
+    "llama_adapter",
+    "prompt",
+    "prefix",
+    "p_tuning",
+]
+
+
+@pytest.mark.parametrize("case", FRESH)
 def test_dpo_puts_a_fresh_adapter_on_a_policy_of_whole_weights(
     trained: Any, chain: TinyChain, case: str, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from minimal import DPO, ROOT, SFT, TinyChain, chats, data_artifact, made, pair, pairs_artifact, turn, with_train
 
 from steps import dpo, pretrain, sft
-from steps.lib import adapters, chat, checkpoints, footprint, packed
+from steps.lib import adapters, chat, checkpoints, footprint, packed, pair_rows
 from steps.lib.errors import ArtifactError, DataError, TrainingError
 from steps.lib.intake import ids_of
 from steps.lib.preflight import Findings
@@ -171,7 +171,8 @@ def test_cut_pairs_lose_their_ends_and_equal_ones_go(tmp_path: Path) -> None:
     rows[3] = rows[3].model_copy(update={"prompt": [turn("user", "why " * 300)]})
     found = Findings()
     config = dpo.DpoConfig.model_validate({"train": {"max_length": 256, "too_long": "truncate"}})
-    made_rows, metrics = dpo._encode(config, tokenizer, rows, tmp_path, found)
+    kept, metrics = pair_rows.encode("dpo", config.train, tokenizer, rows, tmp_path, found)
+    made_rows = kept.rows
     assert metrics.rows.dump()["dropped"] == {"pairs": {"equal_pair": 1, "too_long": 1}}
     assert metrics.rows.dump()["out"] == {"trained": 1, "truncated": 1}
     prompt, chosen = chat.encode_pair(tokenizer, rows[2].prompt, rows[2].chosen)
@@ -256,7 +257,8 @@ def test_a_checkpoint_is_as_large_as_was_said(chain: TinyChain, tmp_path: Path, 
             context=context,
         )
     elif name == "dpo":
-        dpo.run(with_train(DPO, max_updates=4), policy=chain.sft.path, pairs=chain.pairs.path, out=out, context=context)
+        inputs = {"policy": chain.sft.path, "pairs": chain.pairs.path, "reference": chain.reference.path}
+        dpo.run(with_train(DPO, max_updates=4), **inputs, out=out, context=context)
     else:
         config = with_train(minimal.PRETRAIN, max_updates=4)
         pretrain.run(config, base=chain.base.path, corpus=chain.data.path, out=out, context=context)
@@ -391,6 +393,6 @@ def test_a_step_says_what_does_not_fit(chain: TinyChain, tmp_path: Path, monkeyp
 
 def test_pairs_rows_are_whole_in_the_record(tmp_path: Path) -> None:
     rows = [*failures.pairs()[:2], failures.with_answer(failures.pairs()[2], chosen="", rejected="x")]
-    dpo._encode(DPO.model_copy(), failures.tokenizer(), rows, tmp_path, Findings())
+    pair_rows.encode("dpo", DPO.train, failures.tokenizer(), rows, tmp_path, Findings())
     kept = {row.id: row for row in read_parquet(tmp_path / "dropped.parquet", Dropped)}
     assert kept[rows[2].id].reason == "empty_answer" and Pair.model_validate_json(kept[rows[2].id].row) == rows[2]

@@ -201,14 +201,28 @@ def test_every_part_is_shown(folder: Path) -> None:
 
 def test_lineage_stands_in_the_order_in_which_it_was_made(shown: Report, folder: Path) -> None:
     steps = [node.step for node in shown.lineage]
-    assert steps == ["generate", "clean", "base", "pretrain", "sft", "pairs", "dpo"]
+    assert steps == ["generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo"]
     places = {node.key: place for place, node in enumerate(shown.lineage)}
     edges = {(places[key], places[node.key]) for node in shown.lineage for key in node.inputs}
-    assert edges == {(0, 1), (1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5), (4, 6), (5, 6)}
+    assert edges == {
+        (0, 1),
+        (1, 2),
+        (1, 3),
+        (2, 3),
+        (1, 4),
+        (3, 4),
+        (1, 5),
+        (4, 5),
+        (4, 6),
+        (5, 6),
+        (4, 7),
+        (5, 7),
+        (6, 7),
+    }
     assert all(re.fullmatch(r"[a-z]+/[0-9a-f]{12}", node.key) for node in shown.lineage)
     text = (folder / "report.md").read_text()
-    sft, dpo = (node.key.replace("/", "_") for node in (shown.lineage[4], shown.lineage[6]))
-    assert f"  {sft} --> {dpo}\n" in text and text.count(" --> ") == 10 and "```mermaid\ngraph TD\n" in text
+    sft, dpo = (node.key.replace("/", "_") for node in (shown.lineage[4], shown.lineage[7]))
+    assert f"  {sft} --> {dpo}\n" in text and text.count(" --> ") == 13 and "```mermaid\ngraph TD\n" in text
 
 
 def test_lineage_without_some_ancestors_or_with_any_order_is_the_same(shown: Report) -> None:
