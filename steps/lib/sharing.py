@@ -9,6 +9,7 @@ Letters in shapes: B pairs, T tokens of the longest side, M predicted tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,8 +32,6 @@ class Shared:
 
     def __call__(self, *, input_ids: Any, attention_mask: Any, labels: Any, **_: Any) -> Any:
         """``log_probs``, ``entropy``, ``mean_logits`` and ``is_top1`` of the labelled tokens, 0 elsewhere: (2B, T - 1) each."""
-        import torch
-
         kind = packed.implementation(self._whole)
         lengths = attention_mask.sum(1).tolist()
         starts = (labels != IGNORE).int().argmax(1).tolist()
@@ -51,20 +50,28 @@ class Shared:
                 packing.stem(row, [IGNORE] * start + row[start:]) for row, start in zip(ids, starts, strict=True)
             ]
             sides = list(range(2 * half))
+        rows = [side for side in sides for _ in range(lengths[side] - starts[side])]
+        places = [t - 1 for side in sides for t in range(starts[side], lengths[side])]
+        return self._answered(sequences, rows, places, labels, mask)
+
+    def _answered(
+        self, sequences: Sequence[packing.Packable], rows: Sequence[int], places: Sequence[int], labels: Any, mask: Any = None
+    ) -> SimpleNamespace:
+        """The model's scores of the sequences' predicted tokens, in these rows and places of TRL's batch."""
+        import torch
+
+        kind, packs, device = packed.implementation(self._whole), packed.takes_rows(self._whole), labels.device
         sizes = [len(one) for one in sequences]
         if packs:
             width = sum(sizes) if kind.startswith(("flash", "flex")) else packing.best_width(sizes, 2**62)
             made = packing.pack(sequences, range(len(sequences)), width=width, pad=self._pad)
         else:
             made = packing.pad_rows(sequences, range(len(sequences)), pad=self._pad)
-        device = input_ids.device
         tensors = {name: None if values is None else values.to(device) for name, values in made.items()}
         seen = mask(tensors["segments"], tensors["branches"]) if mask else None
         found = packed.scores_of(self._model, tensors, seen)
-        rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])
-        places = torch.tensor([t - 1 for side in sides for t in range(starts[side], lengths[side])])
-        where = (rows.to(device), places.to(device))
-        shape = (2 * half, input_ids.shape[1] - 1)
+        where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
+        shape = (labels.shape[0], labels.shape[1] - 1)
 
         def back(values: Any) -> Any:
             return torch.zeros(shape, dtype=values.dtype, device=device).index_put(where, values)
@@ -76,6 +83,19 @@ class Shared:
             is_top1=back(found["hits"]),
             aux_loss=None,
         )
+
+
+class Apart(Shared):
+    """The same for answers of which none shares its prompt (TRL's KTOTrainer): sequences side by side in rows, without padding."""
+
+    def __call__(self, *, input_ids: Any, attention_mask: Any, labels: Any, **_: Any) -> Any:
+        """As ``Shared``, of a batch of B sequences: (B, T - 1) each. Tokens without a label carry no loss, wherever they stand."""
+        lengths = attention_mask.sum(1).tolist()
+        own = [row[:length] for row, length in zip(labels.tolist(), lengths, strict=True)]
+        ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
+        sequences = [packing.stem(one, label) for one, label in zip(ids, own, strict=True)]
+        places = [(row, t - 1) for row, label in enumerate(own) for t in range(1, len(label)) if label[t] != IGNORE]
+        return self._answered(sequences, [row for row, _ in places], [place for _, place in places], labels)
 
 
 def longest(model: Any) -> int:
