@@ -106,7 +106,7 @@ def arranged(labels: Sequence[bool], prompts: Sequence[Hashable], *, batch: int,
     rng = random.Random(f"kto/{seed}")
     placed: list[tuple[float, int]] = []
     for side in (True, False):
-        own = [number for number, label in enumerate(labels) if label is side]
+        own = [number for number, label in enumerate(labels) if label == side]
         rng.shuffle(own)
         placed += [((place + 0.5) / len(own), number) for place, number in enumerate(own)]
     order = [number for _, number in sorted(placed, key=lambda one: one[0])]
@@ -129,7 +129,7 @@ def arranged(labels: Sequence[bool], prompts: Sequence[Hashable], *, batch: int,
             continue
         for step in range(1, min(count, SEARCHED)):
             other = (place + step) % count
-            if labels[order[other]] is not labels[order[place]]:
+            if labels[order[other]] != labels[order[place]]:
                 continue
             order[place], order[other] = order[other], order[place]
             if not clashes(place) and not clashes(other):
