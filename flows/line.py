@@ -110,5 +110,7 @@ def line(make: Make, c: AlignConfig) -> Artifact | None:
     policy = make(dpo, c.dpo, policy=chat, pairs=prefs)
     thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data)
     aligned = policy or thumbed or chat
-    report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, kto=thumbed, heldout=data)
+    report = make(
+        evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, kto=thumbed, heldout=data
+    )
     return make(promote, c.promote, policy=aligned, report=report)

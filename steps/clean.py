@@ -373,7 +373,13 @@ def _pass_all(
 
     cut: dict[str, list[Any]] = {}
     near = config.near_duplicate
-    limits = {"domain": near.corpus, "general": near.general, "chats": near.chats, "pairs": near.pairs, THUMBS: near.thumbs}
+    limits = {
+        "domain": near.corpus,
+        "general": near.general,
+        "chats": near.chats,
+        "pairs": near.pairs,
+        THUMBS: near.thumbs,
+    }
     kinds = TRAINED if config.thumbs else tuple(KINDS)
     for kind in context.progress(kinds, "clean", len(kinds)):
         kept = distinct(rows[kind])

@@ -32,7 +32,14 @@ from steps.lib.step import Context, Metrics
 
 VERSION = "2"
 RECORDS = ("report.md", "report.html")
-COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"), ("kto", "sft"), ("kto", "base"))
+COMPARED = (
+    ("pretrained", "base"),
+    ("sft", "pretrained"),
+    ("dpo", "sft"),
+    ("dpo", "base"),
+    ("kto", "sft"),
+    ("kto", "base"),
+)
 ALIGNED = ("dpo", "kto")
 """Models whose reference is the sft policy."""
 

@@ -68,7 +68,7 @@ class KtoConfig(methods.AnyMethod):
     undesirable_weight: Weight = "auto"
     """Factor of the loss of disliked answers; auto as for liked ones."""
     train: training.TrainSettings = training.TrainSettings()
-    """Optimisation; a batch counts examples, of which a pair gives two; too_long says what becomes of one longer than max_length."""
+    """Optimisation; a batch counts examples, of which a pair gives two; too_long says what becomes of one above max_length."""
 
     @model_validator(mode="after")
     def _batches_rotate(self) -> Self:
@@ -253,8 +253,8 @@ def _rotated(
     metrics.values |= {"kl_own_prompt": own, "kl_cut": cut}
     if own:
         found.warn(
-            f"the KL term is measured on answers to their own prompts: got {own} of {len(rows)}, because too few prompts differ for "
-            "batches in which neighbours do; give more prompts, or expect the term to be too high"
+            f"the KL term is measured on answers to their own prompts: got {own} of {len(rows)}, because too few prompts differ "
+            "for batches in which neighbours do; give more prompts, or expect the term to be too high"
         )
     return result
 
@@ -366,7 +366,9 @@ def check_first_loss(loss: float, expected: float, drift: float = 0.0) -> None:
     Raises:
         TrainingError: the loss is off by more than 1e-3 of itself, or the drift is above 2e-3.
     """
-    if not (abs(loss - expected) <= FIRST_LOSS_TOLERANCE * expected and drift <= 2 * FIRST_LOSS_TOLERANCE):  # a NaN is off, too
+    if not (
+        abs(loss - expected) <= FIRST_LOSS_TOLERANCE * expected and drift <= 2 * FIRST_LOSS_TOLERANCE
+    ):  # a NaN is off, too
         raise TrainingError(
             f"first kto loss is {loss:.4f} (drift {drift:.4f}): got a value off half of the mean weight {expected:.4f} (or off 0), "
             "because policy and reference are not the same model (a wrong base, a merged or missing adapter, or dropout in one of "

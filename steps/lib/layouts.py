@@ -169,12 +169,24 @@ def _thumb(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
         prompt, completion = turns[:-1], turns[-1:]
     _ordered([*prompt, *completion], field)
     if completion[0].role != "assistant":
-        raise Bad("role_order", field, f"what was judged begins with a turn of {completion[0].role}, not of the assistant")
+        raise Bad(
+            "role_order", field, f"what was judged begins with a turn of {completion[0].role}, not of the assistant"
+        )
     if not any(turn.role == "user" for turn in prompt):
         raise Bad("missing_field", field, "no user turn before the answer that was judged")
     evidence = record.get("evidence")
     if not isinstance(evidence, str):
-        used = ("prompt", "completion", "messages", "conversations", "instruction", "input", "output", "history", "system")
+        used = (
+            "prompt",
+            "completion",
+            "messages",
+            "conversations",
+            "instruction",
+            "input",
+            "output",
+            "history",
+            "system",
+        )
         evidence = _rest(record, (*used, *VERDICTS, "evidence"))
     return {"prompt": prompt, "completion": completion, "label": label, "evidence": evidence}
 
@@ -183,7 +195,9 @@ def _verdict(record: Mapping[str, Any]) -> bool:
     """Thumbs up or down. Nothing is guessed: a verdict that is neither is an error of the row."""
     field = next((name for name in VERDICTS if record.get(name) is not None), None)
     if field is None:
-        raise Bad("missing_field", VERDICTS[0], f"no {' or '.join(VERDICTS)}; the row has {', '.join(map(str, record))}")
+        raise Bad(
+            "missing_field", VERDICTS[0], f"no {' or '.join(VERDICTS)}; the row has {', '.join(map(str, record))}"
+        )
     value = record[field]
     if isinstance(value, (bool, int, str)) and (found := UP_DOWN.get(str(value).strip().lower())) is not None:
         return found

@@ -138,7 +138,8 @@ def repaired(row: R) -> R:
 
 
 BAD_ANSWERS = {
-    "echo": False, "think_tags": False, "identity": False, "refusal": False, "prompt_leak": False, "repetition": None, "languages": (),
+    "echo": False, "think_tags": False, "identity": False, "refusal": False, "prompt_leak": False, "repetition": None,
+    "languages": (),
 }  # fmt: skip
 """Filters that an answer with its thumb down need not pass."""
 
@@ -146,7 +147,7 @@ BAD_ANSWERS = {
 def judge(row: Row, filters: Filters) -> Finding | None:
     """The first filter a row fails. A rejected answer may be bad, it is there for that; but it must differ.
 
-    So may an answer with its thumb down; but no answer may hold a special token or be too long. A refusal that was liked is no fault.
+    So may an answer with its thumb down; but none may hold a special token or be too long. A refusal that was liked is no fault.
     """
     if isinstance(row, Text):
         return judge_text(row.text, filters)

@@ -55,7 +55,12 @@ class Shared:
         return self._answered(sequences, rows, places, labels, mask)
 
     def _answered(
-        self, sequences: Sequence[packing.Packable], rows: Sequence[int], places: Sequence[int], labels: Any, mask: Any = None
+        self,
+        sequences: Sequence[packing.Packable],
+        rows: Sequence[int],
+        places: Sequence[int],
+        labels: Any,
+        mask: Any = None,
     ) -> SimpleNamespace:
         """The model's scores of the sequences' predicted tokens, in these rows and places of TRL's batch."""
         import torch

@@ -148,7 +148,9 @@ def test_virtual_tokens_before_each_row_are_trained_on(chain: TinyChain, tmp_pat
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_contradicts_is_too_long_or_stands_twice_is_dropped_whole_and_counted(chain: TinyChain, tmp_path: Path) -> None:
+def test_what_contradicts_is_too_long_or_stands_twice_is_dropped_whole_and_counted(
+    chain: TinyChain, tmp_path: Path
+) -> None:
     rows = [
         *thumbs(2, 2),
         thumb(5, True, YES), thumb(6, False, "no " * 90), thumb(7, True, "same"),
@@ -183,7 +185,9 @@ def test_answers_are_cut_where_that_is_wanted_and_rotated_ones_too(chain: TinyCh
     assert metrics.rows.dump()["out"] == {"trained": 3, "truncated": 1}
     assert max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in made_rows) == 64
     assert all(len(row["prompt_ids"]) + len(row["KL_completion_ids"]) <= 64 for row in made_rows)
-    assert [row["KL_completion_ids"][:3] for row in made_rows[1:]] == [row["completion_ids"][:3] for row in made_rows[:-1]]
+    assert [row["KL_completion_ids"][:3] for row in made_rows[1:]] == [
+        row["completion_ids"][:3] for row in made_rows[:-1]
+    ]
 
 
 def test_several_turns_may_be_judged_and_the_user_s_carry_no_loss(chain: TinyChain, tmp_path: Path) -> None:
@@ -199,12 +203,16 @@ def test_several_turns_may_be_judged_and_the_user_s_carry_no_loss(chain: TinyCha
 
 @pytest.mark.parametrize(("up", "down", "word"), [(6, 0, "6 liked and 0 disliked"), (0, 6, "0 liked and 6 disliked")])
 def test_one_verdict_alone_is_refused(chain: TinyChain, tmp_path: Path, up: int, down: int, word: str) -> None:
-    with pytest.raises(DataError, match=f"kto needs both verdicts: got {word} answers, because .*; give thumbs of both"):
+    with pytest.raises(
+        DataError, match=f"kto needs both verdicts: got {word} answers, because .*; give thumbs of both"
+    ):
         made(tmp_path, "kto", KTO, policy=chain.sft, thumbs=thumbs_artifact(tmp_path, thumbs(up, down)))
 
 
 def test_no_example_at_all_is_refused(chain: TinyChain, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="kto has nothing to train on: .*no source of thumbs and no pairs were given; name"):
+    with pytest.raises(
+        DataError, match="kto has nothing to train on: .*no source of thumbs and no pairs were given; name"
+    ):
         made(tmp_path, "kto", KTO, policy=chain.sft, thumbs=chain.data)
     empty = pairs_artifact(tmp_path, [])
     with pytest.raises(DataError, match=r"thumbs\.parquet is empty and pairs\.parquet is empty"):
@@ -229,7 +237,8 @@ def test_weights_that_were_set_out_of_balance_and_lengths_that_tell_the_sides_ap
 
 def test_a_batch_of_one_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(
-        ValidationError, match="train.batch_size is 1 with loss kto: got batches of one example, because .*; set train.batch_size to 2"
+        ValidationError,
+        match="train.batch_size is 1 with loss kto: got batches of one example, because .*; set train.batch_size to 2",
     ):
         KtoConfig.model_validate({"train": {"batch_size": 1}})
     KtoConfig.model_validate({"train": {"batch_size": 1}, "loss": "apo_zero_unpaired"})
@@ -296,8 +305,7 @@ def line(minimal_line: Line, tmp_path: Path) -> Line:
 def test_the_line_takes_kto_in_place_of_dpo(line: Line, pairs: bool) -> None:
     with in_this_process() as built:
         outcomes = walk(line, *with_kto(line, pairs=pairs))
-    steps = ["clean", "kto", "evaluate", "promote"]
-    assert built == steps, "clean's other files are as they were, so nothing else ran" if pairs else built
+    assert built == ["clean", "base", "pretrain", "sft", *(["pairs"] if pairs else []), "kto", "evaluate", "promote"]
     aligned, report = outcomes["kto"].artifact, outcomes["evaluate"].artifact
     assert aligned.manifest["inputs"].keys() == ({"policy", "thumbs", "pairs"} if pairs else {"policy", "thumbs"})
     assert report.manifest["inputs"].keys() == {"base", "pretrained", "sft", "kto", "heldout"}

@@ -90,7 +90,9 @@ def test_both_verdicts_on_an_answer_and_the_same_one_twice() -> None:
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), min_size=2, max_size=60), st.integers(2, 9), st.integers())
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 40)), min_size=2, max_size=60), st.integers(2, 9), st.integers()
+)
 def test_the_order_has_each_example_once_and_both_sides_everywhere(
     rows: list[tuple[bool, int]], batch: int, seed: int
 ) -> None:
@@ -173,7 +175,9 @@ def by_hand(model: Any, loss: str, data: list[dict[str, Any]]) -> tuple[float, f
         sums = []
         for row in data:
             with torch.no_grad():
-                sums.append(float(plain_logps(model, row["prompt_ids"] + row[name])[len(row["prompt_ids"]) - 1 :].sum()))
+                sums.append(
+                    float(plain_logps(model, row["prompt_ids"] + row[name])[len(row["prompt_ids"]) - 1 :].sum())
+                )
         return np.array(sums)
 
     moved = answers("completion_ids") - np.array([row["ref_logps"] for row in data])
@@ -244,7 +248,10 @@ def test_turns_of_the_user_inside_an_answer_carry_no_loss() -> None:
 def test_a_first_loss_off_half_of_the_weights_is_refused(loss: float) -> None:
     from steps.lib.errors import TrainingError
 
-    with pytest.raises(TrainingError, match=r"first kto loss is .*: got a value off half of the mean weight 0\.6000.* because .*; train"):
+    with pytest.raises(
+        TrainingError,
+        match=r"first kto loss is .*: got a value off half of the mean weight 0\.6000.* because .*; train",
+    ):
         kto.check_first_loss(loss, 0.6)
     with pytest.raises(TrainingError, match="drift 0.5000"):
         kto.check_first_loss(0.6, 0.6, drift=0.5)
