@@ -20,7 +20,9 @@ from steps.lib.config import layers_of, load
 from steps.lib.errors import PreflineError
 
 Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
-Step = Literal["generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "evaluate", "promote"]
+Step = Literal[
+    "generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "kto", "evaluate", "promote"
+]
 
 
 @flow(name="align", flow_run_name="align-{profile}", validate_parameters=True)
@@ -34,7 +36,7 @@ def align(
     force: list[Step] = [],  # noqa: B006
     strict_code: bool = False,
 ) -> list[Outcome] | State[Any]:
-    """Teacher data to a gated model: generate, clean, pretrain, sft, pairs, reference, dpo, evaluate, promote.
+    """Teacher data to a gated model: generate, clean, pretrain, sft, pairs, reference, dpo (or kto), evaluate, promote.
 
     Args:
         profile: Machine and size of the run.

@@ -12,12 +12,13 @@ from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from steps import base, clean, dpo, evaluate, generate, pairs, pretrain, promote, reference, sft
+from steps import base, clean, dpo, evaluate, generate, kto, pairs, pretrain, promote, reference, sft
 from steps.base import BaseConfig
 from steps.clean import CleanConfig
 from steps.dpo import DpoConfig
 from steps.evaluate import EvaluateConfig
 from steps.generate import GenerateConfig
+from steps.kto import KtoConfig
 from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
 from steps.lib.methods import METHODS
@@ -29,7 +30,7 @@ from steps.promote import PromoteConfig
 from steps.reference import ReferenceConfig
 from steps.sft import SftConfig
 
-STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "evaluate", "promote")
+STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "kto", "evaluate", "promote")
 """Names of the steps in the order in which they run."""
 
 
@@ -60,6 +61,8 @@ class AlignConfig(Section):
     """Preference pairs."""
     dpo: DpoConfig | None = None
     """Preference optimisation."""
+    kto: KtoConfig | None = None
+    """Alignment on single verdicts (thumbs up or down), in place of dpo."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Every model side by side on held-out data."""
     promote: PromoteConfig | None = None
@@ -81,6 +84,18 @@ class AlignConfig(Section):
             )
         if self.dpo is not None and (problem := foreign("dpo", self.dpo.method, METHODS[self.sft.method].kind)):
             raise ValueError(problem)
+        if self.dpo is not None and self.kto is not None:
+            raise ValueError(
+                "dpo and kto are both set: got two ways to align one policy, because each trains the sft policy to an end of its "
+                "own and the gate takes one; set dpo to null, or kto to null"
+            )
+        if self.kto is not None and self.pairs is None and not self.clean.thumbs:
+            raise ValueError(
+                "kto has nothing to train on: got pairs: null and no clean.thumbs, because it reads thumbs or pairs; "
+                "set kto to null too, name sources in clean.thumbs, or keep pairs"
+            )
+        if self.kto is not None and (problem := foreign("kto", self.kto.method, METHODS[self.sft.method].kind)):
+            raise ValueError(problem)
         return self
 
 
@@ -96,7 +111,7 @@ class Make(Protocol):
 
 
 def line(make: Make, c: AlignConfig) -> Artifact | None:
-    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> reference -> DPO -> evaluation -> gate."""
+    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> reference -> DPO, or KTO -> evaluation -> gate."""
     candidates = make(generate, c.generate)
     data = make(clean, c.clean, candidates=candidates)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
@@ -104,6 +119,10 @@ def line(make: Make, c: AlignConfig) -> Artifact | None:
     chat = make(sft, c.sft, base=grounded, chats=data)
     prefs = make(pairs, c.pairs, policy=chat, data=data)
     logps = make(reference, c.reference, policy=chat, pairs=prefs)
-    policy = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps) or chat
-    report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, heldout=data)
-    return make(promote, c.promote, policy=policy, report=report)
+    policy = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps)
+    thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data)
+    aligned = policy or thumbed or chat
+    report = make(
+        evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, kto=thumbed, heldout=data
+    )
+    return make(promote, c.promote, policy=aligned, report=report)

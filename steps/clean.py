@@ -9,7 +9,7 @@ kept, and a killed run goes on behind it.
 Reads: ``candidates``/candidates.parquet (Candidate), the configured sources, the task file.
 Writes: corpus.parquet, general.parquet (Text); chats.parquet (Chat); pairs.parquet (Pair); heldout_domain.parquet,
   heldout_general.parquet (Text); heldout_prompts.parquet (Prompt); heldout_pairs.parquet (Pair); dropped.parquet
-  (Dropped); task.yaml (the task file, when there is one).
+  (Dropped); thumbs.parquet (Thumb; when there are sources of thumbs); task.yaml (the task file, when there is one).
 Source: DATA.md section 3 (what was measured, and why this order).
 
 Run:  python -m steps.clean --config clean.yaml --candidates DIR --out DIR
@@ -27,7 +27,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from steps.lib.config import Neutral, Section, key_view
+from steps.lib.config import Added, Neutral, Section, key_view
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import ConfigError, DataError
@@ -41,6 +41,7 @@ from steps.lib.rows import (
     Pair,
     Prompt,
     Text,
+    Thumb,
     by_id,
     read_parquet,
     write_parquet,
@@ -48,7 +49,7 @@ from steps.lib.rows import (
 from steps.lib.rules import Task
 from steps.lib.runtime import stop_signals
 from steps.lib.shards import Shard, judge, set_aside, shards, taken
-from steps.lib.sieve import Sieve, copies, distinct, surplus, whole
+from steps.lib.sieve import Sieve, contradictions, copies, distinct, surplus, whole
 from steps.lib.sources import Opened, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
 
@@ -62,6 +63,10 @@ KINDS: dict[str, tuple[str, str, type[Any], type[Any]]] = {
     "pairs": ("pairs", "heldout_pairs", Pair, Pair),
 }
 """Kind of rows in -> file to train on, file held out, and their row types."""
+THUMBS = "thumbs"
+"""A kind of which nothing is held out (evaluation reads pairs), and whose file is only there when it has a source."""
+TRAINED = (*KINDS, THUMBS)
+"""Kinds that are trained on, which filters and held-out sets are for."""
 
 
 class HeldoutConfig(Section):
@@ -92,6 +97,9 @@ class NearDuplicate(Section):
     """Jaccard similarity of user turns and answers. At .7, short chats that differ by an order number would go."""
     pairs: float | None = Field(default=0.9, gt=0, le=1)
     """Jaccard similarity of user turns and both answers."""
+    thumbs: Annotated[float | None, Added] = Field(default=0.9, gt=0, le=1)
+    """Jaccard similarity of user turns and the answer, of thumbs with one verdict: what differs little and was judged differently
+    says most."""
 
 
 class MinRows(Section):
@@ -105,6 +113,8 @@ class MinRows(Section):
     """Rows of chats."""
     pairs: int | None = Field(default=None, ge=0)
     """Rows of imported pairs."""
+    thumbs: Annotated[int | None, Added] = Field(default=None, ge=0)
+    """Rows of imported thumbs."""
 
 
 class CleanConfig(Section):
@@ -120,6 +130,8 @@ class CleanConfig(Section):
     """Sources of conversations, beside the candidates of ``generate``."""
     pairs: list[Source] = []
     """Sources of preference pairs."""
+    thumbs: Annotated[list[Source], Added] = []
+    """Sources of single answers with a thumb up or down, for kto."""
     heldout: HeldoutConfig = HeldoutConfig()
     """What is never trained on: its sources, or the share to split off."""
     filters: Filters = Filters()
@@ -157,6 +169,7 @@ class CleanConfig(Section):
             ("general", self.general, Text),
             ("chats", self.chats, Chat),
             ("pairs", self.pairs, Pair),
+            (THUMBS, self.thumbs, Thumb),
         ]
         return [(name, source, kind) for name, sources, kind in groups for source in sources]
 
@@ -215,6 +228,9 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
                    f"{held}_rows": len(rows[held])}  # fmt: skip
         figures = (kind, len(rows[kind]), len(rows[held]), sieve.counts(kind))
         context.log.info("%s: %d to train on, %d held out; %s", *figures)
+    if config.thumbs:
+        values |= _write_thumbs(rows[THUMBS], out, sieve, context)
+        flows[THUMBS] = [THUMBS]
     write_parquet(out / "dropped.parquet", sieve.dropped, Dropped)
     if config.task:
         shutil.copyfile(config.task, out / "task.yaml")
@@ -222,11 +238,21 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
     return Metrics(values=values, rows=sieve.ledger)
 
 
+def _write_thumbs(thumbs: Sequence[Thumb], out: Path, sieve: Sieve, context: Context) -> dict[str, float | int | str]:
+    """Write and count the thumbs."""
+    by_id(thumbs)
+    write_parquet(out / f"{THUMBS}.parquet", thumbs, Thumb)
+    sieve.ledger.gave(THUMBS, len(thumbs))
+    up = sum(row.label for row in thumbs)
+    context.log.info("thumbs: %d up and %d down to train on; %s", up, len(thumbs) - up, sieve.counts(THUMBS))
+    return {"thumbs_rows": len(thumbs), "thumbs_up": up, "thumbs_chars": sum(len(whole(row)) for row in thumbs)}
+
+
 def _read_all(
     config: CleanConfig, candidates: Path | None, task: Task | None, sieve: Sieve, context: Context
 ) -> tuple[dict[str, list[Any]], dict[str, list[Finding | None]]]:
     """Kind -> rows of all its sources, repaired; kind -> for each of these rows, the filter it fails."""
-    rows: dict[str, list[Any]] = {name: [] for name in (*KINDS, *(held for _, held, _, _ in KINDS.values()))}
+    rows: dict[str, list[Any]] = {name: [] for name in (*TRAINED, *(held for _, held, _, _ in KINDS.values()))}
     findings: dict[str, list[Finding | None]] = {name: [] for name in rows}
 
     def take(counted: str, kind: str, found: Iterable[Shard[Any]]) -> None:
@@ -252,7 +278,7 @@ def _source(
 ) -> Iterable[Shard[Any]]:
     """One source in shards. Held-out rows are judged by no filter."""
     context.log.info("%s: %s", kind, source)
-    filters = config.filters if kind in KINDS else None
+    filters = config.filters if kind in TRAINED else None
     facts = {
         "source": key_view(source.source),
         "kind": source.kind.__name__,
@@ -347,16 +373,26 @@ def _pass_all(
 
     cut: dict[str, list[Any]] = {}
     near = config.near_duplicate
-    limits = {"domain": near.corpus, "general": near.general, "chats": near.chats, "pairs": near.pairs}
-    for kind, (_, held, _, _) in context.progress(KINDS.items(), "clean", len(KINDS)):
+    limits = {
+        "domain": near.corpus,
+        "general": near.general,
+        "chats": near.chats,
+        "pairs": near.pairs,
+        THUMBS: near.thumbs,
+    }
+    kinds = TRAINED if config.thumbs else tuple(KINDS)
+    for kind in context.progress(kinds, "clean", len(kinds)):
         kept = distinct(rows[kind])
         failed = {number: finding for number, finding in enumerate(findings[kind]) if finding}
-        kept = sieve.sift(kind, kept, copies(kept), failed)
+        opposed = contradictions(kept) if kind == THUMBS else {}
+        kept = sieve.sift(kind, kept, opposed, copies(kept), failed)
         kept = sieve.guard(kind, kept, heldout, config.near_heldout)
-        kept = sieve.near_copies(kind, kept, limits[kind])
+        groups = [kept] if kind != THUMBS else [[row for row in kept if row.label is side] for side in (True, False)]
+        left = {row.id for group in groups for row in sieve.near_copies(kind, group, limits[kind])}
+        kept = [row for row in kept if row.id in left]
         if kind == "chats" and config.answers_per_prompt is not None:
             kept = sieve.sift(kind, kept, surplus(kept, config.answers_per_prompt))
-        if config.heldout.share and not rows[held]:
+        if kind in KINDS and config.heldout.share and not rows[KINDS[kind][1]]:
             kept, cut[kind] = sieve.split(kept, config.heldout.share, config.heldout.group)
         rows[kind] = kept
     return cut
@@ -368,7 +404,7 @@ def _hold_out(cut: Mapping[str, Sequence[Any]], rows: dict[str, list[Any]], conf
         held = KINDS[kind][1]
         rows[held] = _prompts_of(aside, sieve) if kind == "chats" else list(aside)
     guarded = [row for kind in cut for row in rows[KINDS[kind][1]]]
-    for kind in KINDS if guarded else ():
+    for kind in TRAINED if guarded else ():
         rows[kind] = sieve.guard(kind, rows[kind], guarded, config.near_heldout)
 
 
@@ -395,8 +431,8 @@ def _enough(rows: Mapping[str, Sequence[Any]], config: CleanConfig, generated: b
     fed = {name for name, _, _ in config.asked()} | ({"chats"} if generated else set())
     wanted = config.min_rows
     asked = {"domain": wanted.corpus, "general": wanted.general, "chats": wanted.chats, "pairs": wanted.pairs}
-    for kind, (file, *_) in KINDS.items():
-        given = asked[kind]
+    for kind, given in (asked | {THUMBS: wanted.thumbs}).items():
+        file = KINDS[kind][0] if kind in KINDS else kind
         least = int(kind in fed) if given is None else given
         if len(rows[kind]) < least:
             problems.append(

@@ -1,6 +1,6 @@
-"""Every model of the chain side by side on held-out data: base, pretrained, sft, dpo, with an interval on every figure.
+"""Every model of the chain side by side on held-out data: base, pretrained, sft, dpo or kto, with an interval on every figure.
 
-Reads:  base, pretrained, sft, dpo: models (the same base is loaded once, adapters are switched); heldout (clean).
+Reads:  base, pretrained, sft, dpo, kto: models (the same base is loaded once, adapters are switched); heldout (clean).
 Writes: ``items.parquet`` (one row a model, suite and item), ``report.json``, ``report.md``, ``report.html``.
 Source: bits per byte; verifiable rules (IFEval, 2311.07911); implicit reward (DPO, 2305.18290, equation 5); paired intervals by
         cluster (Miller 2024, 2411.00640).
@@ -33,7 +33,16 @@ from steps.lib.step import Context, Metrics
 
 VERSION = "3"
 RECORDS = ("report.md", "report.html")
-COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"))
+COMPARED = (
+    ("pretrained", "base"),
+    ("sft", "pretrained"),
+    ("dpo", "sft"),
+    ("dpo", "base"),
+    ("kto", "sft"),
+    ("kto", "base"),
+)
+ALIGNED = ("dpo", "kto")
+"""Models whose reference is the sft policy."""
 
 
 class EvaluateConfig(Section):
@@ -63,6 +72,7 @@ def run(
     pretrained: Path | None = None,
     sft: Path | None = None,
     dpo: Path | None = None,
+    kto: Path | None = None,
     out: Path,
     context: Context,
 ) -> Metrics:
@@ -72,7 +82,7 @@ def run(
         DataError: nothing is held out.
         Resumable: SIGTERM or SIGINT; the batches so far are kept.
     """
-    chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo})
+    chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo, "kto": kto})
     suites = Heldout.read(heldout, config.limit)
     limits = Limits(config.max_tokens, config.window, config.batch_size)
     timer = runtime.Timer()
@@ -85,8 +95,9 @@ def run(
     stop.check()
     metrics = Metrics()
     metrics.values |= {"batches": ledger.computed + ledger.kept, "batches_from_ledger": ledger.kept}
-    if "dpo" in chain and "sft" in chain:
-        items = evals.add_implicit(items, "dpo", "sft")
+    for name in ALIGNED:
+        if name in chain and "sft" in chain:
+            items = evals.add_implicit(items, name, "sft")
     figures.write_items(out / "items.parquet", items)
     found = _report(config, chain, heldout, suites, items, limits, context.seed)
     report.write(found, out)
@@ -167,7 +178,7 @@ def _report(
         samples=_samples(config, suites, items, list(chain)),
         rows=[
             report.StepRows.from_ledger(step, manifests[step]["rows"])
-            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo")
+            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", *ALIGNED)
             if step in manifests and manifests[step]["rows"]["in"]
         ],
         lineage=report.nodes(behind.values()),
@@ -238,7 +249,7 @@ def _histories(heldout: Path, manifests: dict[str, Any]) -> dict[str, list[dict[
     """Loss curves of every training step that lies in the same store, thinned to what a plot can show."""
     root = heldout.resolve().parent.parent
     result: dict[str, list[dict[str, Any]]] = {}
-    for step in ("base", "pretrain", "sft", "dpo"):
+    for step in ("base", "pretrain", "sft", *ALIGNED):
         path = root / manifests[step]["key"] / "record" / "history.jsonl" if step in manifests else None
         if path and path.exists():
             result[step] = history.thin(history.read(path))

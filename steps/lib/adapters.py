@@ -51,6 +51,38 @@ def start(config: MergingMethods, folder: Path, precision: models.Precision, *, 
     return model if config.method == "full" else fresh(model, config, folder, updates=updates)
 
 
+def go_on(config: MergingMethods, policy: Path, precision: models.Precision, *, updates: int) -> Any:
+    """A policy ready to be trained: its own adapter, or what the method makes of whole weights.
+
+    Args:
+        config: says which method.
+        policy: an artifact of sft.
+        precision: of the frozen weights.
+        updates: of the training run.
+    """
+    if (policy / "adapter").exists():
+        return models.load_policy(policy, precision, quantize=config.quantize, trainable=True)
+    return start(config, models.model_folder(policy), precision, updates=updates)
+
+
+def no_copy(model: Any) -> Any:
+    """What TRL gets for a reference model beside an adapter, so that it makes no second adapter.
+
+    A copy costs memory, AdaLoRA allows none, and a copy of a pissa adapter would change the base once more. The reference's
+    log-probabilities are computed before the first update, with the policy itself.
+    """
+    if not hasattr(model, "peft_config"):
+        return None
+    import torch
+
+    class NoCopy(torch.nn.Module):  # type: ignore[misc]
+        """Never called."""
+
+        config = model.config
+
+    return NoCopy()
+
+
 def fresh(model: Any, config: MergingMethods, folder: Path, *, updates: int) -> Any:
     """Wrap a model with the fresh adapter of a method; a quantised one is prepared for training."""
     from peft import prepare_model_for_kbit_training

@@ -123,6 +123,13 @@ def encode_pair(tokenizer: Any, prompt: Turns, answer: Turns) -> tuple[list[int]
     return context, encoded.input_ids[len(context) :]
 
 
+def encode_answer(tokenizer: Any, prompt: Turns, answer: Turns) -> tuple[list[int], list[int], list[int]]:
+    """Tokens of a prompt, of an answer of one or more turns, and which tokens of the answer the assistant says (1, or 0)."""
+    context, said = encode_pair(tokenizer, prompt, answer)
+    labels = encode(tokenizer, [*plain(prompt), *plain(answer)]).labels
+    return context, said, [int(label != IGNORE) for label in labels[len(context) :]]
+
+
 def each(kind: str, rows: Iterable[tuple[str, Callable[[], T]]]) -> list[T]:
     """What each row's function (an ``encode...``) gives, of rows that must all be used.
 

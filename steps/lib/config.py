@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from steps.lib.errors import ConfigError
-from steps.lib.fields import Place, marks
+from steps.lib.fields import Place, default_of, marks
 from steps.lib.layers import Layer, Problems, read_layer, read_override
 from steps.lib.nodes import Node, Origin, dotted, merge, walk
 
-__all__ = ["Layer", "Loaded", "Neutral", "Origin", "Section", "key_view", "layers_of", "load", "profiles"]
+__all__ = ["Added", "Layer", "Loaded", "Neutral", "Origin", "Section", "key_view", "layers_of", "load", "profiles"]
 
 S = TypeVar("S", bound=BaseModel)
 DEFAULT = Origin("default")
@@ -37,6 +38,13 @@ class Neutral:
 
     Such a field (a path, a number of threads, a log setting) stays out of the cache key. What a path points to comes
     into the key by the step's ``externals``.
+    """
+
+
+class Added:
+    """Marks a field that came when results were already kept under keys without it: at its default it stays out of the key.
+
+    So configurations that do not use it keep their keys. When such a default changes, the step's VERSION must.
     """
 
 
@@ -65,14 +73,19 @@ def key_view(section: BaseModel) -> dict[str, Any]:
     """The resolved values of a section that change results, as JSON types: what goes into the cache key.
 
     Fields marked ``Neutral`` are left out at every depth: in nested sections, in lists and mappings of sections, and in
-    the chosen variant of a union.
+    the chosen variant of a union. Fields marked ``Added`` are left out while they have their default.
     """
     dumped = section.model_dump(mode="json")
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        if not any(mark is Neutral or isinstance(mark, Neutral) for mark in marks(field)):
-            kept[name] = _key_value(getattr(section, name), dumped[name])
+        value = getattr(section, name)
+        if not _marked(field, Neutral) and not (_marked(field, Added) and value == default_of(field)):
+            kept[name] = _key_value(value, dumped[name])
     return kept
+
+
+def _marked(field: FieldInfo, kind: type) -> bool:
+    return any(mark is kind or isinstance(mark, kind) for mark in marks(field))
 
 
 def _key_value(value: Any, dumped: Any) -> Any:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from steps.lib.rows import Chat, Message, Pair, Prompt, Row, Text
+from steps.lib.rows import Chat, Message, Pair, Prompt, Row, Text, Thumb
 
 Layout = Literal[
     "text", "prompt", "alpaca", "sharegpt", "messages", "prompt_completion", "preference", "sharegpt_preference", "hh"
@@ -21,6 +21,7 @@ FITS: dict[type[Row], tuple[Layout, ...]] = {
     Prompt: ("prompt", "alpaca", "sharegpt", "messages"),
     Chat: ("prompt_completion", "alpaca", "sharegpt", "messages"),
     Pair: ("sharegpt_preference", "hh", "preference"),
+    Thumb: ("prompt_completion", "alpaca", "sharegpt", "messages"),
 }
 """Layouts that can give a kind of row, in the order in which they are tried."""
 
@@ -50,6 +51,10 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 function call is what the assistant said (LLaMA-Factory, data/README.md, sharegpt format)."""
 
 RESERVED = ("id", "lang", "source")
+VERDICTS = ("label", "kto_tag")
+"""Columns of a thumb, either of which will do: TRL's, and LLaMA-Factory's (data/README.md, KTO dataset)."""
+UP_DOWN = {"true": True, "1": True, "false": False, "0": False}
+"""A verdict in words, as CSV files have it."""
 
 
 class Bad(Exception):
@@ -71,9 +76,15 @@ def detect(kind: type[Row], columns: Collection[str], sample: Mapping[str, Any])
         needs = NEEDS[layout][:1] if (kind, layout) == (Prompt, "alpaca") else NEEDS[layout]
         if layout == "hh" and ("prompt" in columns or not str(sample.get("chosen", "")).startswith("\n\nHuman:")):
             continue
-        if set(needs) <= set(columns):
+        if set(needs) <= set(columns) and (kind is not Thumb or set(VERDICTS) & set(columns)):
             return layout
     return None
+
+
+def ways(kind: type[Row]) -> str:
+    """The layouts that can give a kind of row, with their columns, for messages."""
+    also = f", {' or '.join(VERDICTS)}" if kind is Thumb else ""
+    return "; ".join(f"{name} ({', '.join(NEEDS[name])}{also})" for name in FITS[kind])
 
 
 def convert(kind: type[Row], layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,11 +158,58 @@ def _pair(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _thumb(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
+    label = _verdict(record)
+    if layout == "prompt_completion":
+        prompt, completion = _turns(record, "prompt"), _turns(record, "completion", alone="assistant")
+        field = "completion"
+    else:
+        field = {"alpaca": "output", "sharegpt": "conversations"}.get(layout, "messages")
+        turns = _alpaca(record, answered=True) if layout == "alpaca" else _turns(record, field)
+        prompt, completion = turns[:-1], turns[-1:]
+    _ordered([*prompt, *completion], field)
+    if completion[0].role != "assistant":
+        raise Bad(
+            "role_order", field, f"what was judged begins with a turn of {completion[0].role}, not of the assistant"
+        )
+    if not any(turn.role == "user" for turn in prompt):
+        raise Bad("missing_field", field, "no user turn before the answer that was judged")
+    evidence = record.get("evidence")
+    if not isinstance(evidence, str):
+        used = (
+            "prompt",
+            "completion",
+            "messages",
+            "conversations",
+            "instruction",
+            "input",
+            "output",
+            "history",
+            "system",
+        )
+        evidence = _rest(record, (*used, *VERDICTS, "evidence"))
+    return {"prompt": prompt, "completion": completion, "label": label, "evidence": evidence}
+
+
+def _verdict(record: Mapping[str, Any]) -> bool:
+    """Thumbs up or down. Nothing is guessed: a verdict that is neither is an error of the row."""
+    field = next((name for name in VERDICTS if record.get(name) is not None), None)
+    if field is None:
+        raise Bad(
+            "missing_field", VERDICTS[0], f"no {' or '.join(VERDICTS)}; the row has {', '.join(map(str, record))}"
+        )
+    value = record[field]
+    if isinstance(value, (bool, int, str)) and (found := UP_DOWN.get(str(value).strip().lower())) is not None:
+        return found
+    raise Bad("wrong_type", field, f"got {type(value).__name__} {value!r:.40}, where true or false is needed")
+
+
 _CONVERT: dict[type[Row], Callable[[Layout, Mapping[str, Any]], dict[str, Any]]] = {
     Text: _text,
     Prompt: _prompt,
     Chat: _chat,
     Pair: _pair,
+    Thumb: _thumb,
 }
 
 

@@ -178,7 +178,7 @@ def model_folder(artifact: Path) -> Path:
     if not facts:
         raise ModelError(
             f"{artifact} holds no model: got neither model/ nor record/location.json; give the folder of an artifact "
-            "of base, pretrain, sft or dpo"
+            "of base, pretrain, sft, dpo or kto"
         )
     beside = artifact.resolve().parent.parent / facts["key"] if facts.get("key") else None
     if beside and (beside / "manifest.json").exists():

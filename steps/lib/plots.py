@@ -26,7 +26,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
 REASONS = (ORANGE, YELLOW, PURPLE, SKY, GREEN)
 """Colours of the most frequent drop reasons; the others share grey."""
 KEPT = "#b9d3c6"
-STAGES = {"pretrain": BLUE, "sft": GREEN, "dpo": ORANGE}
+STAGES = {"pretrain": BLUE, "sft": GREEN, "dpo": ORANGE, "kto": PURPLE}
 SMOOTH = 1 / 24
 """Share of a long history on each side of a point that its smoothed line averages."""
 
@@ -35,7 +35,7 @@ def loss_curve(step: str, history: Sequence[Mapping[str, Any]]) -> str:
     """Loss by optimizer update of one training step; an empty string when nothing was logged.
 
     Args:
-        step: pretrain, sft or dpo.
+        step: pretrain, sft, dpo or kto.
         history: lines of ``record/history.jsonl``: ``step``, ``loss`` (nats a token, or nats a pair), ``eval_loss``.
     """
     points = _series(history, "loss")

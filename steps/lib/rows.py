@@ -96,6 +96,18 @@ class PairLogps(Row):
     rejected_tokens: int
 
 
+class Thumb(Row):
+    """One answer with a verdict (TRL's conversational unpaired preference layout)."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    """The turns that were judged: one assistant turn, or several with what the user said between them."""
+    label: bool
+    """True: thumbs up, the answer is desirable. False: thumbs down."""
+    evidence: str = "{}"
+    """JSON object of the remaining columns of the source."""
+
+
 class Text(Row):
     """A document."""
 
@@ -169,6 +181,7 @@ def _schema(kind: type[Row]) -> Any:
     types: dict[Any, Any] = {
         str: pa.string(),
         int: pa.int64(),
+        bool: pa.bool_(),
         float: pa.float64(),
         list[str]: pa.list_(pa.string()),
         list[Message]: pa.list_(turn),

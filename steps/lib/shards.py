@@ -14,11 +14,18 @@ from typing import Any, Generic, TypeVar
 
 from steps.lib.ledger import Recall
 from steps.lib.quality import Filters, Finding, judge_chat, judge_text, normalise
-from steps.lib.rows import Chat, Dropped, Message, Pair, Prompt, Row, Text
+from steps.lib.rows import Chat, Dropped, Message, Pair, Prompt, Row, Text, Thumb
 from steps.lib.sources import Rejected
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
+
+TURNS: dict[type[Row], tuple[str, ...]] = {
+    Chat: ("messages",),
+    Pair: ("prompt", "chosen", "rejected"),
+    Thumb: ("prompt", "completion"),
+}
+"""Rows with turns -> the fields that hold them."""
 
 
 @dataclass
@@ -124,20 +131,35 @@ def repaired(row: R) -> R:
         return row.model_copy(update={"text": normalise(row.text)})
     if isinstance(row, Prompt):
         return row.model_copy(update={"prompt": normalise(row.prompt)})
-    names = ("messages",) if isinstance(row, Chat) else ("prompt", "chosen", "rejected")
+    names = next(fields for kind, fields in TURNS.items() if isinstance(row, kind))
     turns = {name: [turn.model_copy(update={"content": normalise(turn.content)}) for turn in getattr(row, name)]
              for name in names}  # fmt: skip
     return row.model_copy(update=turns)
 
 
+BAD_ANSWERS = {
+    "echo": False, "think_tags": False, "identity": False, "refusal": False, "prompt_leak": False, "repetition": None,
+    "languages": (),
+}  # fmt: skip
+"""Filters that an answer with its thumb down need not pass."""
+
+
 def judge(row: Row, filters: Filters) -> Finding | None:
-    """The first filter a row fails. A rejected answer may be bad, it is there for that; but it must differ."""
+    """The first filter a row fails. A rejected answer may be bad, it is there for that; but it must differ.
+
+    So may an answer with its thumb down; but none may hold a special token or be too long. A refusal that was liked is no fault.
+    """
     if isinstance(row, Text):
         return judge_text(row.text, filters)
     if isinstance(row, Pair):
         if [turn.content for turn in row.chosen] == [turn.content for turn in row.rejected]:
             return "equal_pair", "chosen and rejected are the same"
         return judge_chat([*row.prompt, *row.chosen], filters.model_copy(update={"refusal": False}))
+    if isinstance(row, Thumb):
+        whole = [*row.prompt, *row.completion]
+        if row.label:
+            return judge_chat(whole, filters.model_copy(update={"refusal": False}))
+        return judge_chat(row.prompt, filters) or judge_chat(whole, filters.model_copy(update=BAD_ANSWERS))
     return judge_chat(row.messages, filters) if isinstance(row, Chat) else None
 
 
@@ -155,10 +177,9 @@ def set_aside(step: str, row: Row, reason: str, detail: str) -> Dropped:
 
 
 def turns_of(row: Row) -> list[Message] | None:
-    """Every turn of a conversation or pair; None for a row without turns."""
-    if isinstance(row, Chat):
-        return row.messages
-    return [*row.prompt, *row.chosen, *row.rejected] if isinstance(row, Pair) else None
+    """Every turn of a conversation, pair or thumb; None for a row without turns."""
+    names = next((fields for kind, fields in TURNS.items() if isinstance(row, kind)), None)
+    return None if names is None else [turn for name in names for turn in getattr(row, name)]
 
 
 def texts_of(row: Row) -> list[str]:

@@ -33,24 +33,26 @@ class Shared:
 
     def __call__(self, *, input_ids: Any, attention_mask: Any, labels: Any, **_: Any) -> Any:
         """``log_probs``, ``entropy``, ``mean_logits`` and ``is_top1`` of the labelled tokens, 0 elsewhere: (2B, T - 1) each."""
-        import torch
-
         lengths = attention_mask.sum(1).tolist()
         starts = (labels != IGNORE).int().argmax(1).tolist()
         ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         half = len(ids) // 2
-        laid = lay(
-            self._whole,
-            [(ids[i][: starts[i]], ids[i][starts[i] :], ids[i + half][starts[i + half] :]) for i in range(half)],
-        )
+        pairs = [(ids[i][: starts[i]], ids[i][starts[i] :], ids[i + half][starts[i + half] :]) for i in range(half)]
+        laid = lay(self._whole, pairs)
         sides = [pair + half * side for held in laid.stretches for pair, side in held]
-        device = input_ids.device
+        rows = [side for side in sides for _ in range(lengths[side] - starts[side])]
+        places = [t - 1 for side in sides for t in range(starts[side], lengths[side])]
+        return self._answered(laid, rows, places, labels)
+
+    def _answered(self, laid: Laid, rows: Sequence[int], places: Sequence[int], labels: Any) -> SimpleNamespace:
+        """The model's scores of the sequences' predicted tokens, in these rows and places of TRL's batch."""
+        import torch
+
+        device = labels.device
         tensors, seen = one_pass(self._whole, laid, range(len(laid.sequences)), pad=self._pad, device=device)
         found = packed.scores_of(self._model, tensors, seen)
-        rows = torch.tensor([side for side in sides for _ in range(lengths[side] - starts[side])])
-        places = torch.tensor([t - 1 for side in sides for t in range(starts[side], lengths[side])])
-        where = (rows.to(device), places.to(device))
-        shape = (2 * half, input_ids.shape[1] - 1)
+        where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
+        shape = (labels.shape[0], labels.shape[1] - 1)
 
         def back(values: Any) -> Any:
             return torch.zeros(shape, dtype=values.dtype, device=device).index_put(where, values)
@@ -61,6 +63,21 @@ class Shared:
             mean_logits=back(found["mean_logits"]),
             is_top1=back(found["hits"]),
             aux_loss=None,
+        )
+
+
+class Apart(Shared):
+    """The same for answers of which none shares its prompt (TRL's KTOTrainer): sequences side by side in rows, without padding."""
+
+    def __call__(self, *, input_ids: Any, attention_mask: Any, labels: Any, **_: Any) -> Any:
+        """As ``Shared``, of a batch of B sequences: (B, T - 1) each. Tokens without a label carry no loss, wherever they stand."""
+        lengths = attention_mask.sum(1).tolist()
+        own = [row[:length] for row, length in zip(labels.tolist(), lengths, strict=True)]
+        ids = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
+        sequences = [packing.stem(one, label) for one, label in zip(ids, own, strict=True)]
+        places = [(row, t - 1) for row, label in enumerate(own) for t in range(1, len(label)) if label[t] != IGNORE]
+        return self._answered(
+            Laid(sequences, [], None), [row for row, _ in places], [place for _, place in places], labels
         )
 
 

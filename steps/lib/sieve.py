@@ -22,7 +22,7 @@ from steps.lib.dedup import clusters, near_pairs, near_to
 from steps.lib.digests import digest_text
 from steps.lib.ledger import Recall, RowLedger
 from steps.lib.quality import Finding
-from steps.lib.rows import Dropped, Prompt, Row, Text
+from steps.lib.rows import Dropped, Prompt, Row, Text, Thumb
 from steps.lib.shards import Shard, set_aside, texts_of, turns_of
 
 R = TypeVar("R", bound=Row)
@@ -113,6 +113,19 @@ def copies(rows: Sequence[Row]) -> dict[int, Finding]:
         else:
             first[content] = row.id
     return found
+
+
+def contradictions(rows: Sequence[Thumb]) -> dict[int, Finding]:
+    """Answers that got thumbs up and thumbs down: all of them, since nothing says which verdict is right."""
+    verdicts: dict[tuple[str, ...], dict[bool, str]] = defaultdict(dict)
+    contents = [tuple(texts_of(row)) for row in rows]
+    for row, content in zip(rows, contents, strict=True):
+        verdicts[content].setdefault(row.label, row.id)
+    return {
+        number: ("contradiction", _evidence(other_id=verdicts[content][not row.label]))
+        for number, (row, content) in enumerate(zip(rows, contents, strict=True))
+        if len(verdicts[content]) == 2
+    }
 
 
 def guarded(rows: Sequence[Row], heldout: Sequence[Row], threshold: float | None) -> dict[int, Finding]:

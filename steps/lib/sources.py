@@ -159,7 +159,7 @@ class Opened(Generic[R]):
 
 
 def open_source(source: Source, kind: type[R]) -> Opened[R]:
-    """Look at a source: the file can be read, and its layout gives rows of ``kind`` (Text, Prompt, Chat or Pair).
+    """Look at a source: the file can be read, and its layout gives rows of ``kind`` (Text, Prompt, Chat, Pair or Thumb).
 
     Raises:
         DataError: missing, not UTF-8, not what its name ends in, empty, or of no known layout.
@@ -191,11 +191,10 @@ def open_source(source: Source, kind: type[R]) -> Opened[R]:
     if source.layout == "auto":
         layout = layouts.detect(kind, names, renamed[0])
         if layout is None:
-            ways = "; ".join(f"{name} ({', '.join(layouts.NEEDS[name])})" for name in fits)
             cell = ", because a CSV file's first line must name the columns" if source.where.endswith(".csv") else ""
             raise DataError(
                 f"source {source.name} ({source.where}) gives no {kind.__name__} rows: got columns "
-                f"{', '.join(columns):.300}{cell}; known layouts are {ways}; map names with `columns`"
+                f"{', '.join(columns):.300}{cell}; known layouts are {layouts.ways(kind)}; map names with `columns`"
             )
         return Opened(source, kind, layout)
     if source.layout not in fits:
@@ -319,7 +318,7 @@ def _spoken(fields: dict[str, Any]) -> str:
     """The text whose language is the row's: no system turn."""
     if "text" in fields or "prompt" in fields and isinstance(fields["prompt"], str):
         return str(fields.get("text", fields.get("prompt")))
-    turns = fields["messages"] if "messages" in fields else [*fields["prompt"], *fields["chosen"]]
+    turns = fields.get("messages") or [*fields["prompt"], *fields.get("chosen", ()), *fields.get("completion", ())]
     return "\n".join(turn.content for turn in turns if turn.role != "system")
 
 

@@ -124,6 +124,7 @@ WHOLE = {
     *((step, "lora", "iterations") for step in ("pretrain", "sft", "dpo")),
     *((step, "ia3", name) for step in ("pretrain", "sft", "dpo") for name in ("targets", "feedforward")),
     *((step, "prompt", "text") for step in ("sft", "dpo")),
+    ("kto",),
     *(("dpo", "loss", name) for name in ("type", "label_smoothing", "alpha", "discopop_tau")),
 }  # fmt: skip
 """Fields that can only be changed with others beside them; they have tests of their own, here or with their steps."""

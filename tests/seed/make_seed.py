@@ -1,8 +1,8 @@
-"""Write the demo's seed data: bilingual general and domain text, customer messages, preference pairs, examples.
+"""Write the demo's seed data: bilingual general and domain text, customer messages, preference pairs, thumbs, examples.
 
 Everything is drawn from the phrase pools beside this file by one `random.Random` per output file, so that the files are
 the same bytes on every machine. Held-out rows are drawn after the training rows and kept only when no training row (and
-no earlier held-out row) of the same kind is a near-copy. Texts need the standard library only; pairs and examples are
+no earlier held-out row) of the same kind is a near-copy. Texts need the standard library only; pairs, thumbs and examples are
 written by the project's own scripted teacher.
 
 Reads: tests/seed/pools_*.py, data/seed/task/teacher.yaml and task.yaml (written by hand).
@@ -62,6 +62,7 @@ WHAT = {
     "task/task.yaml": "the task: system line, schema, rules",
     "pairs/train.jsonl": "preference pairs on training messages",
     "pairs/heldout.jsonl": "preference pairs on held-out messages",
+    "thumbs/train.jsonl": "single answers with a thumb up or down, on training messages that no pair has",
     "prompts/task/examples.jsonl": "few-shot examples, on training messages",
 }
 
@@ -374,6 +375,32 @@ def pair_rows(part: str, prompts: Iterable[Row], number: int, teacher: ScriptedT
     return rows
 
 
+def thumb_rows(prompts: list[Row], pairs: list[Row], number: int, teacher: ScriptedTeacher, rules: Task) -> list[Row]:
+    """Judge one answer a message, of messages without a pair: two in three are flaw-free and liked, one has a flaw and is not."""
+    used = {row["prompt"][-1]["content"] for row in pairs}
+    free = {lang: [r for r in prompts if r["lang"] == lang and r["prompt"] not in used] for lang in LANGUAGES}
+    rows: list[Row] = []
+    for index in range(number):
+        lang = LANGUAGES[index % 2]
+        prompt = free[lang][index // 2]["prompt"]
+        label = index // 2 % 3 != 2
+        flaw = next(one for one in ("refund_promise", "no_ask", "preamble") if one in teacher.applicable(prompt))
+        answer = teacher.compose(prompt, () if label else (flaw,), seed=0, sample=0)
+        rows.append(
+            {
+                "id": f"thumbs-train-{index:04d}-{'up' if label else flaw}",
+                "lang": lang,
+                "prompt": [
+                    {"role": "system", "content": rules.student_system[lang]},
+                    {"role": "user", "content": prompt},
+                ],
+                "completion": [{"role": "assistant", "content": answer}],
+                "label": label,
+            }
+        )
+    return rows
+
+
 def matched(teacher: ScriptedTeacher, prompt: str, flaw: Flaw) -> tuple[str, str]:
     """Return a flaw-free answer and one with this flaw, alike but for the flaw.
 
@@ -423,6 +450,7 @@ def make() -> dict[str, list[Row]]:
     domain_train, domain_heldout = text_rows("domain", domain_doc, codes)
     teacher = ScriptedTeacher(HAND_WRITTEN / "teacher.yaml")
     rules = Task.read(HAND_WRITTEN / "task.yaml")
+    pairs = pair_rows("train", train, 160, teacher, rules)
     return {
         "general/train.jsonl": general_train,
         "general/heldout.jsonl": general_heldout,
@@ -430,8 +458,9 @@ def make() -> dict[str, list[Row]]:
         "domain/heldout.jsonl": domain_heldout,
         "task/prompts_train.jsonl": train,
         "task/prompts_heldout.jsonl": heldout,
-        "pairs/train.jsonl": pair_rows("train", train, 160, teacher, rules),
+        "pairs/train.jsonl": pairs,
         "pairs/heldout.jsonl": pair_rows("heldout", heldout, 160, teacher, rules),
+        "thumbs/train.jsonl": thumb_rows(train, pairs, 120, teacher, rules),
         "prompts/task/examples.jsonl": example_rows(train, teacher),
     }
 

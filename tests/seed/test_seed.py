@@ -27,6 +27,7 @@ SIDES = [
     ("domain/train.jsonl", "domain/heldout.jsonl"),
     ("task/prompts_train.jsonl", "task/prompts_heldout.jsonl"),
     ("pairs/train.jsonl", "pairs/heldout.jsonl"),
+    ("thumbs/train.jsonl", "pairs/heldout.jsonl"),
     ("prompts/task/examples.jsonl", "task/prompts_heldout.jsonl"),
 ]
 MESSAGES = ("task/prompts_train.jsonl", "task/prompts_heldout.jsonl")
@@ -60,7 +61,7 @@ def test_generated_again_the_files_are_the_same_bytes(tmp_path: Path) -> None:
 def test_table_of_the_readme_is_current() -> None:
     readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (seed/\S+) \|[^|]*\| *(\d*) *\| (\d+) \| ([0-9a-f]{16}) \|", readme, re.M)
-    assert len(table) == 11 == len([p for p in SEED.rglob("*") if p.is_file()])
+    assert len(table) == 12 == len([p for p in SEED.rglob("*") if p.is_file()])
     for path, count, size, digest in table:
         data = (ROOT / "data" / path).read_bytes()
         assert (int(size), digest) == (len(data), hashlib.sha256(data).hexdigest()[:16]), path
@@ -178,6 +179,18 @@ def test_pairs_differ_in_the_one_named_flaw(side: str) -> None:
         broken = [name for name, kept in task.check(user["content"], rejected).items() if kept is False]
         assert broken == [rule[row["id"].split("-")[3]]], row["id"]
     assert 0.93 < total[0] / total[1] < 1.07
+
+
+def test_thumbs_are_what_the_rules_see_on_messages_without_a_pair() -> None:
+    task = Task.read(SEED / "task" / "task.yaml")
+    messages = {row["prompt"] for row in rows("task/prompts_train.jsonl")}
+    paired = {text(row) for row in rows("pairs/train.jsonl")}
+    found = rows("thumbs/train.jsonl")
+    for row in found:
+        assert set(row) == {"id", "lang", "prompt", "completion", "label"}
+        assert text(row) in messages - paired and row["prompt"][0]["content"] == task.student_system[row["lang"]]
+        assert (False not in task.check(text(row), row["completion"][0]["content"]).values()) is row["label"], row["id"]
+    assert sum(row["label"] for row in found) == 2 * len(found) / 3
 
 
 def test_examples_are_flawless() -> None:

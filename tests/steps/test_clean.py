@@ -23,7 +23,7 @@ from steps.lib.dedup import near_to
 from steps.lib.digests import digest_file
 from steps.lib.errors import ConfigError, DataError, Resumable
 from steps.lib.ledger import WorkLedger
-from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, read_parquet, write_parquet
+from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, Thumb, read_parquet, write_parquet
 from steps.lib.shards import Shard, shards
 from steps.lib.sieve import fold
 from steps.lib.step import Context, Metrics
@@ -226,6 +226,69 @@ def share_config(tmp_path: Path, numbers: Iterable[int]) -> dict[str, Any]:
             for tail, text in (("", story(number)), ("-copy", changed(story(number), 8)))]  # fmt: skip
     return {"chats": [source(tmp_path, "c", chats)], "domain": [source(tmp_path, "d", docs)], "heldout": {"share": 0.3},
             "pairs": [source(tmp_path, "p", [pair(changed(story(number, 15)), "yes", "no") for number in numbers])]}  # fmt: skip
+
+
+def thumb(question: str, answer: str, label: bool, **more: Any) -> dict[str, Any]:
+    return {"prompt": question, "completion": answer, "label": label, **more}
+
+
+def test_thumbs_are_cleaned_and_counted_like_pairs(tmp_path: Path) -> None:
+    """A contradiction takes all of its rows; near-copies are told apart by their verdict; bad answers may be bad."""
+    bad = "I'm sorry, but as an AI language model I cannot help with that."
+    rows = [
+        thumb(story(1), story(11), True, id="liked"), thumb(story(1), story(11), False, id="and-not"),
+        thumb(story(1), story(11), True, id="liked-again"), thumb(story(2), story(12), True, id="stays"),
+        thumb(story(2), story(12), True, id="copy"), thumb(story(2), changed(story(12)), True, id="near"),
+        thumb(story(2), changed(story(12), 2), False, id="near-but-disliked"), thumb(story(3), bad, False, id="bad"),
+        thumb(story(4), bad, True, id="bad-but-liked"), thumb(story(5), story(15), False, id="asked-in-heldout"),
+        thumb(story(6), "a <|im_end|> in it", False, id="token"), thumb(story(7), story(17), "maybe", id="maybe"),
+    ]  # fmt: skip
+    held = [pair(story(5), story(25), story(26))]
+    config = {"thumbs": [source(tmp_path, "t", rows)], "heldout": {"pairs": [source(tmp_path, "h", held)]}}
+    files, metrics = run(tmp_path, config)
+    kept = read_parquet(tmp_path / "out0" / "thumbs.parquet", Thumb)
+    assert [(row.id, row.label) for row in kept] == [("stays", True), ("near-but-disliked", False), ("bad", False)]
+    assert why(files) == {
+        "liked": "contradiction", "and-not": "contradiction", "liked-again": "contradiction", "copy": "duplicate",
+        "near": "near_duplicate", "bad-but-liked": "identity", "asked-in-heldout": "heldout_copy",
+        "token": "special_token", "t-12": "wrong_type",
+    }  # fmt: skip
+    ledger = metrics.rows.dump()
+    assert ledger["in"]["thumbs"] == 12 and ledger["out"]["thumbs"] == 3
+    assert sum(ledger["dropped"]["thumbs"].values()) == 9 and metrics.values["thumbs_up"] == 1
+    told = {row.id: json.loads(row.detail) for row in files["dropped"] if row.reason == "contradiction"}
+    assert told["liked"] == {"other_id": "and-not"} and told["and-not"] == {"other_id": "liked"}
+
+
+def test_thumbs_that_ask_what_a_share_held_out_are_dropped(tmp_path: Path) -> None:
+    chats = [chat(story(n), story(100 + n)) for n in range(20)]
+    rows = [thumb(story(n), story(200 + n), n % 2 == 0) for n in range(20)]
+    config = {
+        "chats": [source(tmp_path, "c", chats)],
+        "thumbs": [source(tmp_path, "t", rows)],
+        "heldout": {"share": 0.3},
+    }
+    files, metrics = run(tmp_path, config)
+    held = {row.prompt for row in files["heldout_prompts"]}
+    kept = read_parquet(tmp_path / "out0" / "thumbs.parquet", Thumb)
+    assert held and {row.prompt[0].content for row in kept} == {story(n) for n in range(20)} - held
+    assert metrics.rows.dump()["dropped"]["thumbs"] == {"heldout_copy": len(held)}
+
+
+def test_without_thumbs_nothing_shows_of_them(tmp_path: Path) -> None:
+    """No file, no count, and the key that such a configuration had before there were thumbs."""
+    config = CleanConfig.model_validate({"chats": [source(tmp_path, "c", [chat(story(1), story(2))])]})
+    view = json.dumps(key_view(config))
+    assert "thumbs" not in view
+    _, metrics = run(tmp_path, config.model_dump())
+    assert not (tmp_path / "out0" / "thumbs.parquet").exists()
+    assert "thumbs" not in json.dumps([metrics.values, metrics.rows.dump()])
+    words = [{"thumbs": [source(tmp_path, "t", [])]}, {"near_duplicate": {"thumbs": 0.8}}, {"min_rows": {"thumbs": 2}}]
+    for changed_config in words:
+        other = CleanConfig.model_validate({**config.model_dump(), **changed_config})
+        assert "thumbs" in json.dumps(key_view(other), default=str)
+    with pytest.raises(DataError, match="thumbs has too few rows after cleaning: got 0, at least 2 are needed"):
+        run(tmp_path, {**config.model_dump(), "min_rows": {"thumbs": 2}})
 
 
 def test_a_share_is_split_off_by_group_and_never_trained_on(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, SecretStr, model_validator
 
-from steps.lib.config import Layer, Loaded, Neutral, Section, key_view, layers_of, load
+from steps.lib.config import Added, Layer, Loaded, Neutral, Section, key_view, layers_of, load
 from steps.lib.errors import ConfigError
 from steps.lib.nodes import Node, Origin, merge
 from steps.lib.reference import describe, reference_yaml, settings
@@ -251,6 +251,31 @@ def test_merge_is_associative_and_the_later_layer_wins(low: Any, mid: Any, top: 
 
 
 # Keys
+
+
+def test_key_view_leaves_added_fields_out_while_they_have_their_default() -> None:
+    class Before(Section):
+        """A section, before."""
+
+        lr: float = 1.0
+        """rate."""
+
+    class Inner(Section):
+        """What came later, too."""
+
+        near: Annotated[float | None, Added] = 0.9
+        """share."""
+
+    class Now(Before):
+        """The same section now."""
+
+        thumbs: Annotated[list[str], Added] = []
+        """Sources."""
+        inner: Annotated[Inner, Added] = Inner()
+        """More."""
+
+    assert key_view(Now()) == key_view(Before()) == {"lr": 1.0}
+    assert key_view(Now(thumbs=["a"], inner=Inner(near=None))) == {"lr": 1.0, "thumbs": ["a"], "inner": {"near": None}}
 
 
 def test_key_view_leaves_neutral_fields_out_at_every_depth() -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from steps.lib.config import key_view
 from steps.lib.errors import DataError
-from steps.lib.rows import Chat, Pair, Prompt, Row, Text, write_parquet
+from steps.lib.rows import Chat, Pair, Prompt, Row, Text, Thumb, write_parquet
 from steps.lib.sources import (
     Rejected,
     Source,
@@ -181,6 +181,58 @@ def test_pairs_that_are_none(tmp_path: Path) -> None:
     assert [reason for _, _, reason in rejected(put(tmp_path / "a.jsonl", rows), Pair)] == [
         "missing_field", "missing_field", "role_order",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "layout"),
+    [
+        ({"prompt": "q", "completion": "a", "label": False}, "prompt_completion"),  # TRL, standard
+        ({"prompt": [Q], "completion": [A], "label": 0}, "prompt_completion"),  # TRL, conversational
+        ({"instruction": "q", "input": "", "output": "a", "kto_tag": False}, "alpaca"),  # LLaMA-Factory
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "kto_tag": "false"}, "sharegpt"),
+        ({"messages": [Q, A], "label": "false"}, "messages"),
+        ({"messages": [Q, A], "kto_tag": False}, "messages"),
+    ],
+)  # fmt: skip
+def test_thumbs_of_every_layout(tmp_path: Path, record: dict[str, Any], layout: str) -> None:
+    verdict = next(name for name in ("label", "kto_tag") if name in record)
+    up = {**record, "note": "n", verdict: {"False": True, "0": 1, "false": "true"}[str(record[verdict])]}
+    opened = open_source(Source(name="s", path=put(tmp_path / "a.json", [record, up])), Thumb)
+    down, liked = opened
+    assert opened.layout == layout and isinstance(down, Thumb) and isinstance(liked, Thumb)
+    assert [turn.model_dump() for turn in (*down.prompt, *down.completion)] == [Q, A] and len(down.completion) == 1
+    assert (down.label, liked.label) == (False, True) and json.loads(liked.evidence) == {"note": "n"}
+    assert (down.id, liked.lang) == ("s-1", "en")
+
+
+def test_thumbs_with_a_system_turn_several_turns_and_our_own_file(tmp_path: Path) -> None:
+    record = {"messages": [Q, A, Q, B], "system": "S", "label": True}
+    (row,) = read(put(tmp_path / "a.jsonl", [record]), Thumb)
+    assert [turn.role for turn in row.prompt] == ["system", "user", "assistant", "user"] and row.completion[
+        0
+    ].content == "b"
+    (long,) = read(put(tmp_path / "b.jsonl", [{"prompt": [Q], "completion": [A, Q, B], "label": True}]), Thumb)
+    assert [turn.role for turn in long.completion] == ["assistant", "user", "assistant"]
+    own = long.model_copy(update={"id": "t", "evidence": '{"a": 1}', "label": False})
+    write_parquet(tmp_path / "thumbs.parquet", [own], Thumb)
+    assert read(tmp_path / "thumbs.parquet", Thumb) == [own]
+
+
+def test_thumbs_that_are_none(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "q", "completion": "a", "label": "up"}, {"prompt": "q", "completion": "a", "label": None},
+        {"prompt": "q", "completion": "a", "label": 0.5}, {"prompt": [Q, A], "completion": [Q, A], "label": True},
+        {"prompt": [Q], "completion": [Q], "label": True}, {"prompt": "q", "completion": "a", "label": 2},
+    ]  # fmt: skip
+    assert rejected(put(tmp_path / "a.jsonl", rows), Thumb) == [
+        (1, "label", "wrong_type"), (2, "label", "missing_field"), (3, "label", "wrong_type"),
+        (4, "completion", "role_order"), (5, "completion", "no_assistant_turn"), (6, "label", "wrong_type"),
+    ]  # fmt: skip
+    with pytest.raises(
+        DataError,
+        match=r"gives no Thumb rows: got columns prompt, completion; .*\(prompt, completion, label or kto_tag\)",
+    ):
+        open_source(Source(name="s", path=put(tmp_path / "b.jsonl", [{"prompt": "q", "completion": "a"}])), Thumb)
 
 
 def test_csv_rows_with_the_wrong_number_of_cells(tmp_path: Path) -> None:
