@@ -20,7 +20,7 @@ from steps.lib.config import layers_of, load
 from steps.lib.errors import PreflineError
 
 Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
-Step = Literal["generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "evaluate", "promote"]
+Step = Literal["generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "reward", "rl", "evaluate", "promote"]
 
 
 @flow(name="align", flow_run_name="align-{profile}", validate_parameters=True)

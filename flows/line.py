@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from steps import base, clean, dpo, evaluate, generate, pairs, pretrain, promote, sft
+from steps import base, clean, dpo, evaluate, generate, pairs, pretrain, promote, reward, rl, sft
 from steps.base import BaseConfig
 from steps.clean import CleanConfig
 from steps.dpo import DpoConfig
@@ -22,14 +22,19 @@ from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
 from steps.lib.methods import METHODS
 from steps.lib.refusals import foreign
+from steps.lib.scoring import foreign as no_scorer
 from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig
 from steps.promote import PromoteConfig
+from steps.reward import RewardConfig
+from steps.rl import RlConfig
 from steps.sft import SftConfig
 
-STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "evaluate", "promote")
+STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "reward", "rl", "evaluate", "promote")
 """Names of the steps in the order in which they run."""
+ALIGNS = ("dpo", "rl")
+"""Steps that align the SFT policy; a run has one of them at most."""
 
 
 class AlignConfig(Section):
@@ -59,6 +64,10 @@ class AlignConfig(Section):
     """Preference pairs."""
     dpo: DpoConfig | None = None
     """Preference optimisation."""
+    reward: RewardConfig | None = None
+    """Reward model."""
+    rl: RlConfig | None = None
+    """Reinforcement learning, in place of dpo."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Every model side by side on held-out data."""
     promote: PromoteConfig | None = None
@@ -77,6 +86,43 @@ class AlignConfig(Section):
             raise ValueError(problem)
         return self
 
+    @model_validator(mode="after")
+    def _one_way_to_align(self) -> Self:
+        ways = [name for name in ALIGNS if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(
+                f"{' and '.join(ways)} exclude each other: got {len(ways)} sections, because one policy is evaluated and gated; set "
+                f"{' or '.join(ways)} to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rewarded(self) -> Self:
+        problems: list[str] = []
+        kind = METHODS[self.sft.method].kind
+        if self.reward is not None and self.pairs is None:
+            problems.append(
+                "reward has nothing to train on: got pairs: null, because reward reads the pairs that it makes; set reward to null "
+                "too, or keep pairs"
+            )
+        if self.reward is not None and (problem := no_scorer(self.reward.method, kind)):
+            problems.append(problem)
+        if self.rl is not None and (problem := foreign("rl", self.rl.method, kind)):
+            problems.append(problem)
+        if self.rl is not None and self.rl.needs_a_model and self.reward is None:
+            problems.append(
+                "rl.rewards asks for a reward model: got reward: null, because kind model reads what the step reward makes; set a "
+                "section reward, or reward by rules alone: rl.rewards=[{kind: rules}]"
+            )
+        if self.rl is not None and not self.rl.needs_a_model and self.reward is not None:
+            problems.append(
+                "reward is made for nothing: got rl.rewards without kind model, because rules alone reward; add {kind: model} to "
+                "rl.rewards, or set reward to null"
+            )
+        if problems:
+            raise ValueError("; and ".join(problems))
+        return self
+
 
 class Make(Protocol):
     """Gives the artifact of a step: found in the store, or made. None where the step is left out."""
@@ -85,13 +131,15 @@ class Make(Protocol):
 
 
 def line(make: Make, c: AlignConfig) -> Artifact | None:
-    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> DPO -> evaluation -> gate."""
+    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> DPO, or reward model and RL -> evaluation -> gate."""
     candidates = make(generate, c.generate)
     data = make(clean, c.clean, candidates=candidates)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
     grounded = make(pretrain, c.pretrain, base=start, corpus=data) or start
     chat = make(sft, c.sft, base=grounded, chats=data)
     prefs = make(pairs, c.pairs, policy=chat, data=data)
-    policy = make(dpo, c.dpo, policy=chat, pairs=prefs) or chat
-    report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, heldout=data)
-    return make(promote, c.promote, policy=policy, report=report)
+    policy = make(dpo, c.dpo, policy=chat, pairs=prefs)
+    scorer = make(reward, c.reward, policy=chat, pairs=prefs)
+    rewarded = make(rl, c.rl, policy=chat, reward=scorer, prompts=data)
+    report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, rl=rewarded, heldout=data)
+    return make(promote, c.promote, policy=policy or rewarded or chat, report=report)

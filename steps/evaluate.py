@@ -1,6 +1,6 @@
-"""Every model of the chain side by side on held-out data: base, pretrained, sft, dpo, with an interval on every figure.
+"""Every model of the chain side by side on held-out data: base, pretrained, sft, dpo or rl, with an interval on every figure.
 
-Reads:  base, pretrained, sft, dpo: models (the same base is loaded once, adapters are switched); heldout (clean).
+Reads:  base, pretrained, sft, dpo, rl: models (the same base is loaded once, adapters are switched); heldout (clean).
 Writes: ``items.parquet`` (one row a model, suite and item), ``report.json``, ``report.md``, ``report.html``.
 Source: bits per byte; verifiable rules (IFEval, 2311.07911); implicit reward (DPO, 2305.18290, equation 5); paired intervals by
         cluster (Miller 2024, 2411.00640).
@@ -32,7 +32,7 @@ from steps.lib.step import Context, Metrics
 
 VERSION = "2"
 RECORDS = ("report.md", "report.html")
-COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"))
+COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"), ("rl", "sft"), ("rl", "base"))
 
 
 class EvaluateConfig(Section):
@@ -62,6 +62,7 @@ def run(
     pretrained: Path | None = None,
     sft: Path | None = None,
     dpo: Path | None = None,
+    rl: Path | None = None,
     out: Path,
     context: Context,
 ) -> Metrics:
@@ -71,7 +72,7 @@ def run(
         DataError: nothing is held out.
         Resumable: SIGTERM or SIGINT; the batches so far are kept.
     """
-    chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo})
+    chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo, "rl": rl})
     suites = Heldout.read(heldout, config.limit)
     limits = Limits(config.max_tokens, config.window, config.batch_size)
     timer = runtime.Timer()
@@ -84,8 +85,9 @@ def run(
     stop.check()
     metrics = Metrics()
     metrics.values |= {"batches": ledger.computed + ledger.kept, "batches_from_ledger": ledger.kept}
-    if "dpo" in chain and "sft" in chain:
-        items = evals.add_implicit(items, "dpo", "sft")
+    for aligned in ("dpo", "rl"):
+        if aligned in chain and "sft" in chain:
+            items = evals.add_implicit(items, aligned, "sft")
     figures.write_items(out / "items.parquet", items)
     found = _report(config, chain, heldout, suites, items, limits, context.seed)
     report.write(found, out)
@@ -203,7 +205,7 @@ def _report(
         samples=_samples(config, suites, items, list(chain)),
         rows=[
             report.StepRows.from_ledger(step, manifests[step]["rows"])
-            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo")
+            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "dpo", "reward", "rl")
             if step in manifests and manifests[step]["rows"]["in"]
         ],
         lineage=report.nodes(behind.values()),
@@ -274,7 +276,7 @@ def _histories(heldout: Path, manifests: dict[str, Any]) -> dict[str, list[dict[
     """Loss curves of every training step that lies in the same store, thinned to what a plot can show."""
     root = heldout.resolve().parent.parent
     result: dict[str, list[dict[str, Any]]] = {}
-    for step in ("base", "pretrain", "sft", "dpo"):
+    for step in ("base", "pretrain", "sft", "dpo", "reward", "rl"):
         path = root / manifests[step]["key"] / "record" / "history.jsonl" if step in manifests else None
         if path and path.exists():
             result[step] = history.thin(history.read(path))
