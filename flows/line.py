@@ -91,8 +91,8 @@ class AlignConfig(Section):
         ways = [name for name in ALIGNS if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(
-                f"{' and '.join(ways)} exclude each other: got {len(ways)} sections, because one policy is evaluated and gated; set "
-                f"{' or '.join(ways)} to null"
+                f"{' and '.join(ways)} exclude each other: got {len(ways)} sections, because one policy is evaluated and gated; "
+                f"set {' or '.join(ways)} to null"
             )
         return self
 
@@ -141,5 +141,7 @@ def line(make: Make, c: AlignConfig) -> Artifact | None:
     policy = make(dpo, c.dpo, policy=chat, pairs=prefs)
     scorer = make(reward, c.reward, policy=chat, pairs=prefs)
     rewarded = make(rl, c.rl, policy=chat, reward=scorer, prompts=data)
-    report = make(evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, rl=rewarded, heldout=data)
+    report = make(
+        evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, rl=rewarded, heldout=data
+    )
     return make(promote, c.promote, policy=policy or rewarded or chat, report=report)

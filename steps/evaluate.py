@@ -32,7 +32,14 @@ from steps.lib.step import Context, Metrics
 
 VERSION = "2"
 RECORDS = ("report.md", "report.html")
-COMPARED = (("pretrained", "base"), ("sft", "pretrained"), ("dpo", "sft"), ("dpo", "base"), ("rl", "sft"), ("rl", "base"))
+COMPARED = (
+    ("pretrained", "base"),
+    ("sft", "pretrained"),
+    ("dpo", "sft"),
+    ("dpo", "base"),
+    ("rl", "sft"),
+    ("rl", "base"),
+)
 
 
 class EvaluateConfig(Section):

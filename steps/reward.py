@@ -35,7 +35,7 @@ CHANCE = 0.5
 LONG_LIKES_LONG = 0.5
 """Correlation of reward and length from which a warning is given."""
 SAME = 1e-3
-"""Difference of rewards, in units of their spread, that loading a saved model may make in float32; in bfloat16 a hundred times as much."""
+"""Difference of rewards, in units of their spread, that loading a saved model may make in float32; in bfloat16 100 times as much."""
 
 
 class RewardConfig(scoring.ScorerMethod):
@@ -221,15 +221,15 @@ def _measured(
         )
     if abs(by_length) >= LONG_LIKES_LONG:
         context.log.warning(
-            "reward goes with length: got a correlation of %.2f with the tokens of an answer, because chosen answers are %s in these "
-            "pairs; balance the pairs, or expect %s answers from rl",
+            "reward goes with length: got a correlation of %.2f with the tokens of an answer, because chosen answers are %s in "
+            "these pairs; balance the pairs, or expect %s answers from rl",
             *(by_length, *(2 * ("longer",) if by_length > 0 else 2 * ("shorter",))),
         )
     if config.min_accuracy is not None and right.value < config.min_accuracy:
         raise TrainingError(
             f"reward model is not good enough: got an accuracy of {right.value:.3f} on {len(rows)} held-back pairs "
-            f"({right.low:.3f} to {right.high:.3f}), because min_accuracy is {config.min_accuracy}; give more or cleaner pairs, train "
-            "longer, or lower min_accuracy"
+            f"({right.low:.3f} to {right.high:.3f}), because min_accuracy is {config.min_accuracy}; give more or cleaner pairs, "
+            "train longer, or lower min_accuracy"
         )
     figures = {
         "accuracy": right.value,

@@ -52,7 +52,7 @@ class RewardTerm(Section):
     """One part of the reward."""
 
     kind: Literal["model", "rules"]
-    """model: the reward model's number; rules: share of the task's rules that the answer keeps (docs/generation.md), from 0 to 1."""
+    """model: the reward model's number; rules: share of the task's rules that the answer keeps, from 0 to 1."""
     weight: float = 1.0
     """Factor in the sum of the parts."""
 
@@ -64,8 +64,8 @@ class RlConfig(methods.MergingMethods):
     """A policy with an adapter: the adapter goes on training, and the method must be of its kind. A policy of whole weights: full
     trains them all, lora, qlora, adalora and ia3 put a fresh adapter on them."""
     algorithm: online.Algorithm = "rloo"
-    """rloo: an answer's advantage is its reward less the mean of its group's others, and the KL is part of the reward. grpo: less the
-    group's mean, divided by its deviation; the KL is part of the loss, which is a mean over tokens."""
+    """rloo: an answer's advantage is its reward less the mean of its group's others, and the KL is part of the reward. grpo: less
+    the group's mean, divided by its deviation; the KL is part of the loss, which is a mean over tokens."""
     rewards: list[RewardTerm] = Field([RewardTerm(kind="model")], min_length=1)
     """Parts of the reward, which are summed; each kind once."""
     beta: float = Field(0.05, ge=0)
@@ -104,11 +104,13 @@ class RlConfig(methods.MergingMethods):
         answers = self.train.batch_size * self.train.accumulation
         if answers % self.generations:
             problems.append(
-                f"generations is {self.generations} with {answers} answers an update: got a remainder of {answers % self.generations}, "
-                f"because groups are whole; set train.batch_size x train.accumulation to a multiple of {self.generations}"
+                f"generations is {self.generations} with {answers} answers an update: got a remainder of "
+                f"{answers % self.generations}, because groups are whole; set train.batch_size x train.accumulation to a multiple of {self.generations}"
             )
         if self.max_kl is not None and not self.beta:
-            problems.append("max_kl is set with beta 0: got no KL to watch, because it is not measured; set beta, or max_kl to null")
+            problems.append(
+                "max_kl is set with beta 0: got no KL to watch, because it is not measured; set beta, or max_kl to null"
+            )
         if self.train.too_long == "truncate":
             problems.append(
                 "train.too_long is truncate: got a setting for answers that are there already, because a prompt that is cut asks "
@@ -116,8 +118,8 @@ class RlConfig(methods.MergingMethods):
             )
         if self.max_tokens >= self.train.max_length:
             problems.append(
-                f"max_tokens is {self.max_tokens} with train.max_length {self.train.max_length}: got no room for a prompt, because both "
-                "share max_length; raise train.max_length or lower max_tokens"
+                f"max_tokens is {self.max_tokens} with train.max_length {self.train.max_length}: got no room for a prompt, because "
+                "both share max_length; raise train.max_length or lower max_tokens"
             )
         if problems:
             raise ValueError("; and ".join(problems))
@@ -184,8 +186,8 @@ def _check_rewards(config: RlConfig, prompts: Path, reward: Path | None) -> None
     problems: list[str] = []
     if config.needs_a_model and reward is None:
         problems.append(
-            "rl.rewards asks for a reward model: got none, because no artifact of reward was given; build the step reward, or reward "
-            "by rules alone: rl.rewards='[{kind: rules}]'"
+            "rl.rewards asks for a reward model: got none, because no artifact of reward was given; build the step reward, or "
+            "reward by rules alone: rl.rewards='[{kind: rules}]'"
         )
     if reward and not config.needs_a_model:
         problems.append(
@@ -205,8 +207,8 @@ def _same_tokens(tokenizer: Any, reward: Path) -> None:
     other = models.load_tokenizer(models.model_folder(reward))
     if other.get_vocab() != tokenizer.get_vocab() or other.eos_token_id != tokenizer.eos_token_id:
         raise ConfigError(
-            f"reward model {reward} does not fit the policy: got another vocabulary, because it was trained from another base, so it "
-            "would read other words than the policy said; train it from this policy"
+            f"reward model {reward} does not fit the policy: got another vocabulary, because it was trained from another base, so "
+            "it would read other words than the policy said; train it from this policy"
         )
 
 
@@ -253,7 +255,8 @@ def _rewards(
     def model(prompts: Any, completion_ids: Any, **kwargs: Any) -> list[float]:
         """The reward model reads the tokens that were said, not a text made of them."""
         rows = [
-            [*chat.encode_prompt(tokenizer, prompt), *said] for prompt, said in zip(prompts, completion_ids, strict=True)
+            [*chat.encode_prompt(tokenizer, prompt), *said]
+            for prompt, said in zip(prompts, completion_ids, strict=True)
         ]
         return scoring.scores(scorer, rows, batch_size=config.train.batch_size)
 
@@ -265,9 +268,8 @@ def _rewards(
     def cut(completion_ids: Any, **kwargs: Any) -> list[float]:
         return [0.0 if said[-1] in ends else -1.0 for said in completion_ids]
 
-    found: list[tuple[online.Reward, float]] = [
-        ({"model": model, "rules": rules}[term.kind], term.weight) for term in config.rewards
-    ]
+    by_kind: dict[str, online.Reward] = {"model": model, "rules": rules}
+    found = [(by_kind[term.kind], term.weight) for term in config.rewards]
     return [*found, (cut, config.cut_penalty)] if config.cut_penalty else found
 
 
@@ -280,8 +282,8 @@ def _fitted(
         entries = training.losses(trainer)
         if entries and all(entry["frac_reward_zero_std"] == 1.0 for entry in entries):
             raise TrainingError(
-                f"nothing to learn from the rewards: got equal rewards in every group of {len(entries)} updates, because the policy "
-                "says the same each time, or the reward does not tell its answers apart; raise temperature or generations, or "
+                f"nothing to learn from the rewards: got equal rewards in every group of {len(entries)} updates, because the "
+                "policy says the same each time, or the reward does not tell its answers apart; raise temperature or generations, or "
                 "look at the reward"
             ) from error
         raise
@@ -311,8 +313,8 @@ def _measured(
         )
     if found["length_last"] >= LONGER * found["length_first"] and found["reward_last"] > found["reward_first"]:
         context.log.warning(
-            "answers became longer as the reward rose: got %.0f tokens at the end and %.0f at the start, because the reward may pay for "
-            "length; read answers before you trust it, and look at length_correlation of the reward model",
+            "answers became longer as the reward rose: got %.0f tokens at the end and %.0f at the start, because the reward may pay "
+            "for length; read answers before you trust it, and look at length_correlation of the reward model",
             *(found["length_last"], found["length_first"]),
         )
     return found

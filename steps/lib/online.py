@@ -1,8 +1,8 @@
-"""Training on the policy's own answers: TRL's RLOO and GRPO trainers, with our tokens, our reference, and draws that can be repeated.
+"""Training on the policy's own answers: TRL's RLOO and GRPO trainers, with our tokens, our reference, and draws that repeat.
 
-* The reference is the policy with the weights that it had when it was loaded (``Start``). TRL 1.16 makes a second adapter and copies
-  weights by the name ``.default.``: IA3's, AdaLoRA's and LLaMA-Adapter's have other names, so that their reference is the bare base;
-  pissa changes the base once more; and whole weights are read again from wherever the model's name points.
+* The reference is the policy with the weights that it had when it was loaded (``Start``). TRL 1.16 adds a second adapter and copies
+  weights by the name ``.default.``: IA3's have another name, so that their reference is the bare base; AdaLoRA takes no second
+  adapter; pissa would change the base once more; and whole weights are read again from wherever the model's name points.
 * Each update draws its answers afresh, with a seed made of the run's seed and the update, and uses them once. So every update is a
   border at which a run can be stopped and go on as if it had not been.
 * Prompts come in an order laid out beforehand. TRL's sampler would begin its order anew in a resumed run, and leaves out prompts
@@ -27,7 +27,7 @@ FIRST_DRIFT = 1e-4
 
 
 class Start:
-    """The weights that a model had, to be put in place for a moment. It holds a copy of those that are trained, and of no others."""
+    """The weights that a model had, to be put in place for a moment. It copies those that are trained, and no others."""
 
     def __init__(self, model: Any) -> None:
         """Copy them."""
@@ -67,9 +67,9 @@ def check_first_drift(drift: float) -> None:
     """
     if not drift <= FIRST_DRIFT:  # a NaN is off, too
         raise TrainingError(
-            f"KL of the first rl update is not 0: got a policy {drift:.4g} nats a token away from its reference, because they are not "
-            "the same model (the base without its adapter, another adapter, or dropout in one of them), so the pull would be towards "
-            "a model that sft never made; train from the sft artifact, and report this as a defect of prefline if you did"
+            f"KL of the first rl update is not 0: got a policy {drift:.4g} nats a token away from its reference, because they are "
+            "not the same model (the base without its adapter, another adapter, or dropout in one of them), so the pull would be "
+            "towards a model that sft never made; train from the sft artifact, and report this as a defect of prefline if you did"
         )
 
 

@@ -19,7 +19,6 @@ from steps.lib.methods import LoraSettings
 
 HEAD = "score"
 """Name that transformers gives the new output."""
-AS_A_SCORER = {"task_type": "SEQ_CLS", "modules_to_save": [HEAD]}
 
 
 class ScorerMethod(Section):
@@ -76,7 +75,7 @@ def check(config: ScorerMethod, policy: Path) -> None:
 
 def start(config: ScorerMethod, policy: Path, precision: models.Precision) -> Any:
     """The policy as a reward model, ready to be trained. The head's first weights are drawn from torch's generator."""
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     folder, adapter = models.model_folder(policy), policy / "adapter"
@@ -94,14 +93,12 @@ def start(config: ScorerMethod, policy: Path, precision: models.Precision) -> An
             use_rslora=chosen.rslora,
             use_dora=chosen.dora,
             init_lora_weights=init,
-            **AS_A_SCORER,
         )
-        return get_peft_model(model, settings)
+        return _wrapped(model, settings)
     models.check_base(policy)
     settings = _settings(adapter)
-    for name, value in {**AS_A_SCORER, "inference_mode": False}.items():
-        setattr(settings, name, value)
-    scorer = get_peft_model(model, settings)
+    settings.inference_mode = False
+    scorer = _wrapped(model, settings)
     weights, new = load_file(adapter / "adapter_model.safetensors"), adapters.state(scorer)
     if lost := sorted(name for name in weights.keys() ^ new.keys() if f".{HEAD}." not in name):
         raise ModelError(
@@ -146,6 +143,16 @@ def _settings(adapter: Path) -> Any:
     from peft import PeftConfig
 
     return PeftConfig.from_pretrained(adapter)
+
+
+def _wrapped(model: Any, settings: Any) -> Any:
+    """The adapter with the head among what is trained and saved. PEFT adds names of heads that the model does not have: they go."""
+    from peft import get_peft_model
+
+    settings.task_type, settings.modules_to_save = "SEQ_CLS", [HEAD]
+    scorer = get_peft_model(model, settings)
+    scorer.peft_config["default"].modules_to_save = [HEAD]
+    return scorer
 
 
 def _with_head(folder: Path, precision: models.Precision) -> Any:

@@ -264,7 +264,9 @@ def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtim
                 return
             if shown := history.due(state.log_history, settings.log_every, state.max_steps):
                 context.track({k: float(v) for k, v in shown.items() if k != "step"}, state.global_step)
-                what = "reward" if "reward" in shown else "loss"  # on own answers the loss is near 0 whatever they are worth
+                what = (
+                    "reward" if "reward" in shown else "loss"
+                )  # on own answers the loss is near 0 whatever they are worth
                 context.log.info("update %d/%d %s %.4f", state.global_step, state.max_steps, what, shown[what])
 
     return Watch()
