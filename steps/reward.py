@@ -35,7 +35,7 @@ CHANCE = 0.5
 LONG_LIKES_LONG = 0.5
 """Correlation of reward and length from which a warning is given."""
 SAME = 1e-3
-"""Difference of rewards, in units of their spread, that loading a saved model may make in float32; in bfloat16 100 times as much."""
+"""Difference of rewards, in units of their size, that loading a saved model may make in float32; 100 times as much in bfloat16."""
 
 
 class RewardConfig(scoring.ScorerMethod):
@@ -191,15 +191,15 @@ def _as_saved(
     loaded = scoring.load(out, config.train.precision)
     again = _rewards(loaded, rows, config.train.batch_size)
     flat = [value for two in rewards for value in two]
-    spread = max(abs(value) for value in flat)
+    size = max(abs(value) for value in flat)
     off = max(abs(a - b) for one, other in zip(rewards, again, strict=True) for a, b in zip(one, other, strict=True))
     limit = SAME * (1 if str(loaded.dtype) == "torch.float32" else 100)
-    if not off <= limit * max(spread, 1e-3):  # a NaN is off, too
+    if not off <= limit * max(size, 1e-3):  # a NaN is off, too
         raise TrainingError(
             f"saved reward model gives other rewards: got a difference of {off:.2g} on held-back pairs, because the save lost the "
             "head or a part of the adapter; report this as a defect of prefline"
         )
-    return {"parity_saved": float(f"{off / max(spread, 1e-3):.1e}")}
+    return {"parity_saved": float(f"{off / max(size, 1e-3):.1e}")}
 
 
 def _measured(

@@ -105,7 +105,8 @@ class RlConfig(methods.MergingMethods):
         if answers % self.generations:
             problems.append(
                 f"generations is {self.generations} with {answers} answers an update: got a remainder of "
-                f"{answers % self.generations}, because groups are whole; set train.batch_size x train.accumulation to a multiple of {self.generations}"
+                f"{answers % self.generations}, because groups are whole; set train.batch_size x train.accumulation to a "
+                f"multiple of {self.generations}"
             )
         if self.max_kl is not None and not self.beta:
             problems.append(
@@ -283,8 +284,8 @@ def _fitted(
         if entries and all(entry["frac_reward_zero_std"] == 1.0 for entry in entries):
             raise TrainingError(
                 f"nothing to learn from the rewards: got equal rewards in every group of {len(entries)} updates, because the "
-                "policy says the same each time, or the reward does not tell its answers apart; raise temperature or generations, or "
-                "look at the reward"
+                "policy says the same each time, or the reward does not tell its answers apart; raise temperature or generations, "
+                "or look at the reward"
             ) from error
         raise
 
@@ -313,8 +314,8 @@ def _measured(
         )
     if found["length_last"] >= LONGER * found["length_first"] and found["reward_last"] > found["reward_first"]:
         context.log.warning(
-            "answers became longer as the reward rose: got %.0f tokens at the end and %.0f at the start, because the reward may pay "
-            "for length; read answers before you trust it, and look at length_correlation of the reward model",
+            "answers became longer as the reward rose: got %.0f tokens at the end and %.0f at the start, because the reward may "
+            "pay for length; read answers before you trust it, and look at length_correlation of the reward model",
             *(found["length_last"], found["length_first"]),
         )
     return found

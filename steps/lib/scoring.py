@@ -97,7 +97,7 @@ def start(config: ScorerMethod, policy: Path, precision: models.Precision) -> An
         return _wrapped(model, settings)
     models.check_base(policy)
     settings = _settings(adapter)
-    settings.inference_mode = False
+    settings.inference_mode, settings.base_model_name_or_path = False, None  # where it lies may have changed
     scorer = _wrapped(model, settings)
     weights, new = load_file(adapter / "adapter_model.safetensors"), adapters.state(scorer)
     if lost := sorted(name for name in weights.keys() ^ new.keys() if f".{HEAD}." not in name):
