@@ -27,10 +27,10 @@ if not (ROOT / "flows" / "line.py").is_file():
 from flows.line import AlignConfig  # noqa: E402
 
 CONFIGS = ROOT / "configs"
-FILES = {"configs": 2, "profiles": 5, "prompts": 4, "recipes": 2}
+FILES = {"configs": 2, "profiles": 5, "prompts": 4, "recipes": 3}
 """YAML files in each folder of configs/. A new file is loaded by a test here first, then counted."""
 PROFILES = ["cpu-small", "cpu-tiny", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
-OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "promote"]
+OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "reward", "rl", "promote"]
 
 
 def models(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> Iterator[type[BaseModel]]:
