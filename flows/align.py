@@ -21,7 +21,19 @@ from steps.lib.errors import PreflineError
 
 Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 Step = Literal[
-    "generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "kto", "evaluate", "promote"
+    "generate",
+    "clean",
+    "base",
+    "pretrain",
+    "sft",
+    "pairs",
+    "reference",
+    "dpo",
+    "kto",
+    "reward",
+    "rl",
+    "evaluate",
+    "promote",
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from steps import base, clean, dpo, evaluate, generate, kto, pairs, pretrain, promote, reference, sft
+from steps import base, clean, dpo, evaluate, generate, kto, pairs, pretrain, promote, reference, reward, rl, sft
 from steps.base import BaseConfig
 from steps.clean import CleanConfig
 from steps.dpo import DpoConfig
@@ -23,15 +23,34 @@ from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
 from steps.lib.methods import METHODS
 from steps.lib.refusals import foreign
+from steps.lib.scoring import foreign as no_scorer
 from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
 from steps.pretrain import PretrainConfig
 from steps.promote import PromoteConfig
 from steps.reference import ReferenceConfig
+from steps.reward import RewardConfig
+from steps.rl import RlConfig
 from steps.sft import SftConfig
 
-STEPS = ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "kto", "evaluate", "promote")
+STEPS = (
+    "generate",
+    "clean",
+    "base",
+    "pretrain",
+    "sft",
+    "pairs",
+    "reference",
+    "dpo",
+    "kto",
+    "reward",
+    "rl",
+    "evaluate",
+    "promote",
+)
 """Names of the steps in the order in which they run."""
+ALIGNS = ("dpo", "kto", "rl")
+"""Steps that align the SFT policy; a run has one of them at most."""
 
 
 class AlignConfig(Section):
@@ -63,6 +82,10 @@ class AlignConfig(Section):
     """Preference optimisation."""
     kto: KtoConfig | None = None
     """Alignment on single verdicts (thumbs up or down), in place of dpo."""
+    reward: RewardConfig | None = None
+    """Reward model."""
+    rl: RlConfig | None = None
+    """Reinforcement learning, in place of dpo."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Every model side by side on held-out data."""
     promote: PromoteConfig | None = None
@@ -84,11 +107,6 @@ class AlignConfig(Section):
             )
         if self.dpo is not None and (problem := foreign("dpo", self.dpo.method, METHODS[self.sft.method].kind)):
             raise ValueError(problem)
-        if self.dpo is not None and self.kto is not None:
-            raise ValueError(
-                "dpo and kto are both set: got two ways to align one policy, because each trains the sft policy to an end of its "
-                "own and the gate takes one; set dpo to null, or kto to null"
-            )
         if self.kto is not None and self.pairs is None and not self.clean.thumbs:
             raise ValueError(
                 "kto has nothing to train on: got pairs: null and no clean.thumbs, because it reads thumbs or pairs; "
@@ -96,6 +114,43 @@ class AlignConfig(Section):
             )
         if self.kto is not None and (problem := foreign("kto", self.kto.method, METHODS[self.sft.method].kind)):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_align(self) -> Self:
+        ways = [name for name in ALIGNS if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(
+                f"{' and '.join(ways)} exclude each other: got {len(ways)} sections, because one policy is evaluated and gated; "
+                f"set {' or '.join(ways)} to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rewarded(self) -> Self:
+        problems: list[str] = []
+        kind = METHODS[self.sft.method].kind
+        if self.reward is not None and self.pairs is None:
+            problems.append(
+                "reward has nothing to train on: got pairs: null, because reward reads the pairs that it makes; set reward to null "
+                "too, or keep pairs"
+            )
+        if self.reward is not None and (problem := no_scorer(self.reward.method, kind)):
+            problems.append(problem)
+        if self.rl is not None and (problem := foreign("rl", self.rl.method, kind)):
+            problems.append(problem)
+        if self.rl is not None and self.rl.needs_a_model and self.reward is None:
+            problems.append(
+                "rl.rewards asks for a reward model: got reward: null, because kind model reads what the step reward makes; set a "
+                "section reward, or reward by rules alone: rl.rewards=[{kind: rules}]"
+            )
+        if self.rl is not None and not self.rl.needs_a_model and self.reward is not None:
+            problems.append(
+                "reward is made for nothing: got rl.rewards without kind model, because rules alone reward; add {kind: model} to "
+                "rl.rewards, or set reward to null"
+            )
+        if problems:
+            raise ValueError("; and ".join(problems))
         return self
 
 
@@ -111,7 +166,7 @@ class Make(Protocol):
 
 
 def line(make: Make, c: AlignConfig) -> Artifact | None:
-    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> reference -> DPO, or KTO -> evaluation -> gate."""
+    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> DPO, KTO, or reward model and RL -> evaluation -> gate."""
     candidates = make(generate, c.generate)
     data = make(clean, c.clean, candidates=candidates)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
@@ -119,10 +174,10 @@ def line(make: Make, c: AlignConfig) -> Artifact | None:
     chat = make(sft, c.sft, base=grounded, chats=data)
     prefs = make(pairs, c.pairs, policy=chat, data=data)
     logps = make(reference, c.reference, policy=chat, pairs=prefs)
-    policy = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps)
+    preferred = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps)
     thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data)
-    aligned = policy or thumbed or chat
-    report = make(
-        evaluate, c.evaluate, base=start, pretrained=grounded, sft=chat, dpo=policy, kto=thumbed, heldout=data
-    )
-    return make(promote, c.promote, policy=aligned, report=report)
+    scorer = make(reward, c.reward, policy=chat, pairs=prefs)
+    rewarded = make(rl, c.rl, policy=chat, prompts=data, reward=scorer)
+    models = {"base": start, "pretrained": grounded, "sft": chat, "dpo": preferred, "kto": thumbed, "rl": rewarded}
+    report = make(evaluate, c.evaluate, **models, heldout=data)
+    return make(promote, c.promote, policy=preferred or thumbed or rewarded or chat, report=report)

@@ -1,6 +1,6 @@
-"""Every model of the chain side by side on held-out data: base, pretrained, sft, dpo or kto, with an interval on every figure.
+"""Every model of the chain side by side on held-out data: base, pretrained, sft, and dpo, kto or rl; every figure has an interval.
 
-Reads:  base, pretrained, sft, dpo, kto: models (the same base is loaded once, adapters are switched); heldout (clean).
+Reads:  base, pretrained, sft, dpo, kto, rl: models (the same base is loaded once, adapters are switched); heldout (clean).
 Writes: ``items.parquet`` (one row a model, suite and item), ``report.json``, ``report.md``, ``report.html``.
 Source: bits per byte; verifiable rules (IFEval, 2311.07911); implicit reward (DPO, 2305.18290, equation 5); paired intervals by
         cluster (Miller 2024, 2411.00640).
@@ -40,8 +40,10 @@ COMPARED = (
     ("dpo", "base"),
     ("kto", "sft"),
     ("kto", "base"),
+    ("rl", "sft"),
+    ("rl", "base"),
 )
-ALIGNED = ("dpo", "kto")
+ALIGNED = ("dpo", "kto", "rl")
 """Models whose reference is the sft policy."""
 
 
@@ -73,6 +75,7 @@ def run(
     sft: Path | None = None,
     dpo: Path | None = None,
     kto: Path | None = None,
+    rl: Path | None = None,
     out: Path,
     context: Context,
 ) -> Metrics:
@@ -82,7 +85,7 @@ def run(
         DataError: nothing is held out.
         Resumable: SIGTERM or SIGINT; the batches so far are kept.
     """
-    chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo, "kto": kto})
+    chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo, "kto": kto, "rl": rl})
     suites = Heldout.read(heldout, config.limit)
     limits = Limits(config.max_tokens, config.window, config.batch_size)
     timer = runtime.Timer()
@@ -178,7 +181,19 @@ def _report(
         samples=_samples(config, suites, items, list(chain)),
         rows=[
             report.StepRows.from_ledger(step, manifests[step]["rows"])
-            for step in ("generate", "clean", "base", "pretrain", "sft", "pairs", "reference", *ALIGNED)
+            for step in (
+                "generate",
+                "clean",
+                "base",
+                "pretrain",
+                "sft",
+                "pairs",
+                "reference",
+                "dpo",
+                "kto",
+                "reward",
+                "rl",
+            )
             if step in manifests and manifests[step]["rows"]["in"]
         ],
         lineage=report.nodes(behind.values()),
@@ -249,7 +264,7 @@ def _histories(heldout: Path, manifests: dict[str, Any]) -> dict[str, list[dict[
     """Loss curves of every training step that lies in the same store, thinned to what a plot can show."""
     root = heldout.resolve().parent.parent
     result: dict[str, list[dict[str, Any]]] = {}
-    for step in ("base", "pretrain", "sft", *ALIGNED):
+    for step in ("base", "pretrain", "sft", "dpo", "kto", "reward", "rl"):
         path = root / manifests[step]["key"] / "record" / "history.jsonl" if step in manifests else None
         if path and path.exists():
             result[step] = history.thin(history.read(path))

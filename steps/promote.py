@@ -1,6 +1,6 @@
 """The gate: is the candidate better than the champion, and nowhere worse that matters? Then the alias moves.
 
-Reads:  policy (dpo, kto or sft): ``adapter/`` and ``chain.json``, or ``model/``; report (evaluate): ``items.parquet`` and
+Reads:  policy (dpo, kto, rl or sft): ``adapter/`` and ``chain.json``, or ``model/``; report (evaluate): ``items.parquet`` and
         ``report.json``.
 Writes: ``verdict.json``, ``record/registry.json``; the registry (a new version always, the alias only on ``promote``).
 Source: paired, clustered differences, arXiv 2411.00640; one primary and non-inferiority guards as in the

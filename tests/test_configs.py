@@ -28,10 +28,10 @@ from flows.line import AlignConfig  # noqa: E402
 from steps.reference import ReferenceConfig  # noqa: E402
 
 CONFIGS = ROOT / "configs"
-FILES = {"configs": 2, "profiles": 5, "prompts": 4, "recipes": 3}
+FILES = {"configs": 2, "profiles": 5, "prompts": 4, "recipes": 4}
 """YAML files in each folder of configs/. A new file is loaded by a test here first, then counted."""
 PROFILES = ["cpu-small", "cpu-tiny", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
-OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "kto", "promote"]
+OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "kto", "reward", "rl", "promote"]
 
 
 def models(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> Iterator[type[BaseModel]]:

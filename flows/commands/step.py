@@ -19,7 +19,7 @@ def step(
     Parameters
     ----------
     name
-        generate, clean, base, pretrain, sft, pairs, reference, dpo, evaluate or promote.
+        generate, clean, base, pretrain, sft, pairs, reference, dpo, kto, reward, rl, evaluate or promote.
     upstream
         Run the steps before it too, where the store does not have them.
     force

@@ -26,7 +26,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
 REASONS = (ORANGE, YELLOW, PURPLE, SKY, GREEN)
 """Colours of the most frequent drop reasons; the others share grey."""
 KEPT = "#b9d3c6"
-STAGES = {"pretrain": BLUE, "sft": GREEN, "dpo": ORANGE, "kto": PURPLE}
+STAGES = {"pretrain": BLUE, "sft": GREEN, "dpo": ORANGE, "kto": PURPLE, "reward": PURPLE, "rl": ORANGE}
 SMOOTH = 1 / 24
 """Share of a long history on each side of a point that its smoothed line averages."""
 
@@ -74,6 +74,28 @@ def reward_curve(history: Sequence[Mapping[str, Any]]) -> str:
         lower.set_ylabel("accuracy 准确率")
         lower.set_xlabel("optimizer update 更新步")
         _corner(lower, f"last 末值 {shares[-1][1]:.0%}")
+    return out[0]
+
+
+def answers_curve(history: Sequence[Mapping[str, Any]]) -> str:
+    """Reward and length of a policy's own answers by update of rl, one above the other; empty when nothing was logged.
+
+    Args:
+        history: lines with ``reward`` (mean of the answers) and ``completions/mean_length`` (tokens).
+    """
+    rewards, lengths = _series(history, "reward"), _series(history, "completions/mean_length")
+    if not rewards or not lengths:
+        return ""
+    with figure("rl: reward and length of answers", "奖励与回答长度", height=3.3, rows=2) as (grid, out):
+        for axes, points, colour, label in (
+            (grid[0], rewards, ORANGE, "reward 奖励"),
+            (grid[1], lengths, BLUE, "tokens 词元"),
+        ):
+            _line(axes, points, colour, label)
+            axes.set_ylabel(label)
+            _corner(axes, f"last 末值 {number(points[-1][1])}")
+        grid[0].tick_params(labelbottom=False)
+        grid[1].set_xlabel("optimizer update 更新步")
     return out[0]
 
 

@@ -191,8 +191,10 @@ def result(report: Report) -> str:
 
 def drawings(report: Report) -> list[str]:
     """The plots, as SVG text: training curves, one small multiple a figure, rows."""
-    pages = [plots.loss_curve(step, history) for step, history in report.histories.items()]
+    shown = {step: history for step, history in report.histories.items() if step != "rl"}  # its loss is 0 on average
+    pages = [plots.loss_curve(step, history) for step, history in shown.items()]
     pages += [plots.reward_curve(history) for history in report.histories.values()]
+    pages += [plots.answers_curve(history) for history in report.histories.values()]
     for group in report.by_figure():
         if len(group) > 1:
             first = group[0]

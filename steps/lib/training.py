@@ -180,7 +180,7 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
         timer = runtime.Timer()
         try:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
-        except _NothingLeft:
+        except NothingLeft:
             pass
         finally:
             if first:
@@ -222,8 +222,8 @@ def losses(trainer: Any) -> list[dict[str, Any]]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-class _NothingLeft(Exception):
-    """The checkpoint is that of the last update."""
+class NothingLeft(Exception):
+    """The checkpoint is that of the last update; callbacks may raise it when training begins, too."""
 
 
 def _norms(model: Any) -> dict[str, float]:
@@ -248,7 +248,7 @@ def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtim
             if hasattr(trainer, "_total_train_tokens"):  # counts start at 0 in every process
                 trainer._total_train_tokens = int(losses(trainer)[-1]["num_tokens"])
             if state.global_step >= state.max_steps:  # the Trainer would do one more
-                raise _NothingLeft
+                raise NothingLeft
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.stopped = _any_process(trainer, bool(stop))
@@ -274,7 +274,10 @@ def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtim
                 return
             if shown := history.due(state.log_history, settings.log_every, state.max_steps):
                 context.track({k: float(v) for k, v in shown.items() if k != "step"}, state.global_step)
-                context.log.info("update %d/%d loss %.4f", state.global_step, state.max_steps, shown["loss"])
+                what = (
+                    "reward" if "reward" in shown else "loss"
+                )  # on own answers the loss is near 0 whatever they are worth
+                context.log.info("update %d/%d %s %.4f", state.global_step, state.max_steps, what, shown[what])
 
     return Watch()
 

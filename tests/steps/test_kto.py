@@ -322,7 +322,7 @@ def test_the_line_takes_kto_in_place_of_dpo(line: Line, pairs: bool) -> None:
 
 def test_a_line_that_could_not_work_is_refused(line: Line) -> None:
     words = with_kto(line)
-    with pytest.raises(ConfigError, match="dpo and kto are both set: got two ways .*; set dpo to null, or kto to null"):
+    with pytest.raises(ConfigError, match="dpo and kto exclude each other: got 2 sections, .*; set dpo or kto to null"):
         line.config(*words[1:])
     with pytest.raises(ConfigError, match="kto has nothing to train on: got pairs: null and no clean.thumbs"):
         line.config(*words[:2], "pairs=null")

@@ -19,7 +19,17 @@ from steps.lib.door import main
 from steps.lib.step import Spec, build, module_of
 from steps.lib.store import work_folder
 
-LOADED = ["torch", "transformers", "datasets", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
+LOADED = [
+    "torch",
+    "transformers",
+    "datasets",
+    "peft",
+    "trl.trainer.sft_trainer",
+    "trl.trainer.dpo_trainer",
+    "trl.trainer.reward_trainer",
+    "trl.trainer.rloo_trainer",
+    "trl.trainer.grpo_trainer",
+]
 """Modules of the process from which those of the steps are forked: importing them takes longer than training."""
 
 

@@ -33,6 +33,9 @@ def drawn() -> dict[str, str]:
     return {
         "loss": plots.loss_curve("sft", HISTORY),
         "reward": plots.reward_curve(HISTORY),
+        "answers": plots.answers_curve(
+            [{"step": n + 1, "reward": 0.1 * n, "completions/mean_length": 20.0 - n} for n in range(9)]
+        ),
         "bars": plots.bars("Format <rate>", "格式率", "share", VALUES),
         "rows": plots.rows(ROWS),
         "lineage": plots.lineage(NODES, EDGES),
@@ -96,6 +99,7 @@ def test_nothing_logged_is_no_plot() -> None:
     assert (
         plots.loss_curve("sft", [])
         == plots.reward_curve([{"step": 1, "loss": 0.1}])
+        == plots.answers_curve([{"step": 1, "loss": 0.1}])
         == plots.rows([])
         == plots.lineage([], [])
         == ""
