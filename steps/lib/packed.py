@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import adalora, adapters, attention, footprint, head, kernels, methods, packing, training
+from steps.lib import adalora, adapters, footprint, head, kernels, methods, packing, spans, training
 from steps.lib.packing import Packable
 from steps.lib.trained import Whole
 
@@ -148,14 +148,14 @@ class Layout:
         """
         self._pad = pad
         self._one_row = implementation(model).startswith(("flash", "flex"))
-        self._spans = attention.longest(model) if attention.takes_spans(model) else 0
+        self._spans = spans.longest(model) if spans.takes_spans(model) else 0
 
     def rows(self, sequences: Sequence[Packable], chosen: Sequence[int], most: int) -> packing.Pass:
         """One pass of the chosen sequences; ``most`` places of a row where there are several."""
         lengths = [len(sequences[i]) for i in chosen]
-        spans = max(lengths) <= self._spans
-        width = sum(lengths) if self._one_row or spans else packing.best_width(lengths, most)
-        return packing.pack(sequences, chosen, width=width, pad=self._pad, spans=spans)
+        by_spans = max(lengths) <= self._spans
+        width = sum(lengths) if self._one_row or by_spans else packing.best_width(lengths, most)
+        return packing.pack(sequences, chosen, width=width, pad=self._pad, spans=by_spans)
 
 
 class Collator:
@@ -256,7 +256,7 @@ def scores_of(model: Any, one: dict[str, Any], mask: Any = None) -> Any:
     given = {name: one[name] for name in ("input_ids", "position_ids", "predictors", "targets")}
     seen = one.get("attention_mask") if mask is None else mask
     if "spans" in one:
-        given["spans"], seen = one["spans"], attention.no_mask(one["input_ids"].device)
+        given["spans"], seen = one["spans"], spans.no_mask(one["input_ids"].device)
     return model(**given, attention_mask=seen, width=one["input_ids"].shape[1], use_cache=False)
 
 

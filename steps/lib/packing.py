@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steps.lib.attention import Span
 from steps.lib.chat import IGNORE
+from steps.lib.spans import Span
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from steps.lib import attention, packed, packing
+from steps.lib import packed, packing, spans
 from steps.lib.chat import IGNORE
 
 
@@ -95,7 +95,7 @@ class Laid:
 def lay(model: Any, pairs: Sequence[tuple[list[int], list[int], list[int]]]) -> Laid:
     """Lay pairs (prompt, chosen, rejected) out for a model: each prompt once, where the model can attend so."""
     lengths = [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in pairs]
-    shares = packed.takes_rows(model) and attention.longest(model) >= max(lengths) * 2
+    shares = packed.takes_rows(model) and spans.longest(model) >= max(lengths) * 2
     mask = packed.mask_of(packed.implementation(model)) if shares else None
     if mask:
         return Laid([packing.fork(*pair) for pair in pairs], [[(i, 0), (i, 1)] for i in range(len(pairs))], mask)

@@ -11,8 +11,8 @@ from test_packing import gradients, model_of, texts
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from steps.lib import packed
-from steps.lib.attention import longest
 from steps.lib.sharing import Shared
+from steps.lib.spans import longest
 
 pytestmark = [
     pytest.mark.tiny,

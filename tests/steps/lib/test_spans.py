@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_packing import model_of, texts
 
-from steps.lib import attention, packed, packing
+from steps.lib import packed, packing
+from steps.lib import spans as by_spans
 
 SPANS = st.lists(
     st.tuples(st.integers(1, 9), st.lists(st.integers(1, 6), max_size=3).map(tuple)), min_size=1, max_size=4
 )
 
 
-def dense(query: Any, key: Any, value: Any, spans: list[attention.Span], scale: float) -> Any:
+def dense(query: Any, key: Any, value: Any, spans: list[by_spans.Span], scale: float) -> Any:
     """softmax(q k^T s) v over the places that each place sees, written out."""
     sees = torch.zeros(query.shape[2], query.shape[2], dtype=torch.bool)
     at = 0
@@ -39,13 +40,13 @@ def dense(query: Any, key: Any, value: Any, spans: list[attention.Span], scale: 
 
 @settings(deadline=None, max_examples=40)
 @given(SPANS, st.sampled_from([(4, 4), (6, 2), (3, 1)]))
-def test_it_is_the_closed_form_and_so_are_its_gradients(spans: list[attention.Span], heads: tuple[int, int]) -> None:
+def test_it_is_the_closed_form_and_so_are_its_gradients(spans: list[by_spans.Span], heads: tuple[int, int]) -> None:
     torch.manual_seed(0)
     width = sum(stem + sum(branches) for stem, branches in spans)
     given_ = [torch.randn(1, count, width, 8, dtype=torch.float64) for count in (heads[0], heads[1], heads[1])]
     weights = torch.randn(1, width, heads[0], 8, dtype=torch.float64)
     found = []
-    for compute in (lambda *t: attention.attend(*t, spans, scale=0.3, dropout=0.0), lambda *t: dense(*t, spans, 0.3)):
+    for compute in (lambda *t: by_spans.attend(*t, spans, scale=0.3, dropout=0.0), lambda *t: dense(*t, spans, 0.3)):
         leaves = [one.clone().requires_grad_() for one in given_]
         out = compute(*leaves)
         (out * weights).sum().backward()
@@ -70,7 +71,7 @@ def test_sdpa_itself_is_as_before() -> None:
     ids = torch.tensor(texts(12))
     mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
     before = model(input_ids=ids, attention_mask=mask).logits
-    attention.register()
+    by_spans.register()
     assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, before)
 
 
@@ -78,11 +79,11 @@ def test_a_layer_that_is_not_handed_the_spans_fails() -> None:
     """What else would happen: each place sees every other one, and the loss looks fine."""
     model = model_of("sdpa", lora=False)
     with pytest.raises(RuntimeError, match="(?i)size|shape|expand"):
-        model(input_ids=torch.tensor(texts(12)), attention_mask=attention.no_mask("cpu"))
+        model(input_ids=torch.tensor(texts(12)), attention_mask=by_spans.no_mask("cpu"))
 
 
 def test_who_does_not_attend_by_spans() -> None:
-    assert attention.takes_spans(model_of("sdpa")) and not attention.takes_spans(model_of("eager"))
+    assert by_spans.takes_spans(model_of("sdpa")) and not by_spans.takes_spans(model_of("eager"))
     window = model_of("sdpa", lora=False, family="mistral", sliding_window=16)
     layout = packed.Layout(window, pad=0)
     short, long = ([packing.stem(ids, ids) for ids in texts(*lengths)] for lengths in ((16, 9), (17, 9)))
@@ -99,4 +100,4 @@ def test_layers_that_take_no_more_words_are_seen(monkeypatch: pytest.MonkeyPatch
         return plain(self, hidden_states, position_embeddings, attention_mask)
 
     monkeypatch.setattr(layer, "forward", forward)
-    assert not attention.takes_spans(model)
+    assert not by_spans.takes_spans(model)
