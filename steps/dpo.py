@@ -74,7 +74,8 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
     found = Findings()
     rows, metrics = _encode(config, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out, found)
     found.loading(models.model_folder(policy), config.train.precision, bits=config.bits)
-    model = _policy(config, policy, updates=training.updates(len(rows), config.train))
+    again = partial(_policy, config, policy, updates=training.updates(len(rows), config.train))
+    model = again()
     found.check(
         model,
         config.train,
@@ -99,6 +100,7 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+    trainer.again = again
     adalora.follow(trainer)
     metrics.values.update(training.fit(trainer, config.train, context, out))
     metrics.values["first_loss"] = round(_sigmoid_loss(training.losses(trainer)[0]["rewards/margins"]), 6)

@@ -8,7 +8,7 @@ unpacked, one pass and many, one process and several give the same gradient (up 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from steps.lib import adalora, adapters, footprint, head, kernels, methods, packing, training
@@ -104,10 +104,13 @@ def begun(
         PreflineError: everything that the checks found.
     """
     found.loading(folder, settings.precision, bits=method.bits)
-    model = adapters.start(method, folder, settings.precision, updates=training.updates(len(rows), settings))
+    again = partial(adapters.start, method, folder, settings.precision, updates=training.updates(len(rows), settings))
+    model = again()
     most = footprint.packed_pass(settings, [len(row["input_ids"]) for row in rows])
     found.check(model, settings, most, context, metrics)
-    return trainer(model, rows, tokenizer, settings, context)
+    made = trainer(model, rows, tokenizer, settings, context)
+    made.again = again
+    return made
 
 
 def implementation(model: Any) -> str:
