@@ -30,7 +30,9 @@ from steps.lib.methods import (
 CAUSAL = {"task_type": "CAUSAL_LM"}
 
 
-def start(config: MergingMethods, folder: Path, precision: models.Precision, *, updates: int) -> Any:
+def start(
+    config: MergingMethods, folder: Path, precision: models.Precision, *, updates: int, attention: str | None = None
+) -> Any:
     """A base ready to be trained: its own weights (full), or a fresh adapter (named "default") on it.
 
     Args:
@@ -38,6 +40,7 @@ def start(config: MergingMethods, folder: Path, precision: models.Precision, *, 
         folder: of the base.
         precision: of the frozen weights.
         updates: of the training run; adalora plans with them.
+        attention: what attends; None: as transformers chooses.
 
     Raises:
         ConfigError: adalora with fewer than two updates.
@@ -47,7 +50,7 @@ def start(config: MergingMethods, folder: Path, precision: models.Precision, *, 
             f"method is wrong: got adalora for {updates} update, because the first one measures and a later one takes ranks "
             "away; train for more updates, or set method to lora"
         )
-    model = models.load_model(folder, precision, quantize=config.quantize)
+    model = models.load_model(folder, precision, quantize=config.quantize, attention=attention)
     return model if config.method == "full" else fresh(model, config, folder, updates=updates)
 
 

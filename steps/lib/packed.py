@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import adalora, adapters, footprint, head, kernels, methods, packing, training
+from steps.lib import adalora, adapters, attention, footprint, head, kernels, methods, packing, training
 from steps.lib.packing import Packable
 from steps.lib.trained import Whole
 
@@ -104,7 +104,9 @@ def begun(
         PreflineError: everything that the checks found.
     """
     found.loading(folder, settings.precision, bits=method.bits)
-    again = partial(adapters.start, method, folder, settings.precision, updates=training.updates(len(rows), settings))
+    attends = attention.chosen(settings.attention, folder, method=method.method, precision=settings.precision)
+    count = training.updates(len(rows), settings)
+    again = partial(adapters.start, method, folder, settings.precision, updates=count, attention=attends)
     model = again()
     most = footprint.packed_pass(settings, [len(row["input_ids"]) for row in rows])
     found.check(model, settings, most, context, metrics)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from steps.lib import checkpoints, history, runtime, sharded
+from steps.lib.attention import Attention
 from steps.lib.config import Neutral, Section
 from steps.lib.errors import ConfigError, DataError, TrainingError
 from steps.lib.models import Precision
@@ -53,6 +54,9 @@ class TrainSettings(Section):
     truncated.parquet, and one of which nothing is left to learn is dropped. error: the step stops. All are counted."""
     precision: Precision = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
+    attention: Annotated[Attention, Neutral] = "auto"
+    """What attends. auto: on a GPU, flash_attention_2 for text and chats where the package flash-attn is installed and the weights
+    have 16 bits, and flex_attention for pairs that share a prompt; sdpa elsewhere. Results differ by rounding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     save_every: Annotated[int, Neutral] = Field(200, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -10,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minimal import DPO, FEW, SFT, TinyChain, with_train
+from minimal import FEW, TinyChain, made
 from shared_out import ROOT, TORCHRUN, Planned, alone, launch
-from training_runs import argv, environment, kept, losses, spec, whole
+from training_runs import argv, environment, kept, losses, same, spec
 
 from steps.dpo import DpoConfig
-from steps.lib import history
+from steps.lib import history, sharded
 from steps.lib.artifact import Artifact
 from steps.lib.errors import ConfigError
-from steps.lib.step import build
+from steps.lib.step import Spec, build
+from steps.lib.store import work_folder
 from steps.sft import SftConfig
 
 pytestmark = pytest.mark.tiny
@@ -97,3 +99,86 @@ def test_every_method_is_shared_out_or_refused(chain: TinyChain, tmp_path: Path)
     compared(
         tmp_path, [("sft", sft_of(**METHODS[name]), inputs, tmp_path / "two" / name) for name in METHODS]
     )
+
+
+@pytest.mark.parametrize("method", ["qlora", "adalora"])
+def test_a_method_whose_weights_cannot_be_shared_out_is_refused(
+    chain: TinyChain, tmp_path: Path, method: str
+) -> None:
+    from minimal import context
+
+    from steps import sft
+
+    with pytest.raises(ConfigError, match=f"sft.train.parallel is wrong: got fsdp with method {method}, because"):
+        sft.run(
+            sft_of(method=method),
+            base=chain.pretrain.path,
+            chats=chain.data.path,
+            out=tmp_path,
+            context=context(tmp_path),
+        )
+
+
+def test_one_process_has_nothing_to_share(chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = sft_of().train
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert not sharded.wanted(settings)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert sharded.wanted(settings) and not sharded.wanted(settings.model_copy(update={"parallel": "ddp"}))
+
+
+def stopped(root: Path, what: Spec, out: Path, at: str) -> None:
+    """Run a step in two processes until the log says ``at``, then end it by a signal: it leaves one checkpoint."""
+    module = ["-m", f"steps.{what.name}"]
+    child = subprocess.Popen(
+        [*TORCHRUN, *module, *argv(root, what, out)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr is not None
+    said = ""
+    for line in child.stderr:
+        said += line
+        if at in line:
+            child.send_signal(signal.SIGTERM)
+            break
+    said += child.communicate(timeout=120)[1] or ""
+    assert "Resumable: stopped by SIGTERM: the partial work is kept" in said and not out.exists(), said
+    assert len(kept(out)) == 1 and 3 <= kept(out)[0] < 7, said
+
+
+def under_torchrun(root: Path, what: Spec, out: Path) -> Artifact:
+    done = subprocess.run(
+        [*TORCHRUN, "-m", f"steps.{what.name}", *argv(root, what, out)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-8000:]
+    return Artifact.read(out)
+
+
+@pytest.mark.fault
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("step", ["sft", "dpo"])
+def test_stopped_by_a_signal_and_continued_is_uninterrupted(
+    chain: TinyChain, tmp_path: Path, step: str, method: str
+) -> None:
+    """Continued by two processes: every byte. Continued by one, which holds the weights whole: up to rounding."""
+    train = {**FEW, **SHARED, "max_updates": 7, "lr": 1e-3}
+    if step == "sft":
+        config: Any = sft_of(method=method, train=train)
+        what = spec("sft", config, base=chain.pretrain, chats=chain.data)
+    else:
+        policy = chain.sft
+        if method == "full":
+            policy = made(tmp_path, "sft", sft_of(method="full", train={"lr": 1e-3}), base=chain.pretrain, chats=chain.data)
+        config = DpoConfig.model_validate({"method": method, "train": {**train, "accumulation": 2}})
+        what = spec("dpo", config, policy=policy, pairs=chain.pairs)
+    uninterrupted = under_torchrun(tmp_path, what, tmp_path / "whole" / what.key())
+    out = tmp_path / "cut" / what.key()
+    stopped(tmp_path, what, out, "update 3/7")
+    shutil.copytree(work_folder(out), work_folder(tmp_path / "alone" / what.key()))
+    same(under_torchrun(tmp_path, what, out), uninterrupted)
+    by_one = build(what, tmp_path / "alone" / what.key())
+    assert losses(by_one) == pytest.approx(losses(uninterrupted), rel=1e-5)
