@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,13 @@ def settle() -> None:
 def side(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train once and say what it took."""
     import torch
-    from transformers import TrainerCallback
+    from datasets import disable_progress_bars
+    from transformers import PrinterCallback, TrainerCallback
     from transformers import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
+    disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of words that the libraries rename between themselves
     kind, shape = arguments.kind, SHAPES[arguments.shape]
     made = chats if kind == "sft" else pairs
     rows = made(arguments.length, arguments.batch * (arguments.warm + arguments.updates), shape["vocab"])
@@ -203,10 +207,13 @@ def side(arguments: argparse.Namespace) -> dict[str, Any]:
             ends.append(time.perf_counter())
 
     trainer.add_callback(Clock())
+    trainer.remove_callback(PrinterCallback)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     trainer.train()
     timed = len(ends) - arguments.warm
+    if timed < 1:
+        raise SystemExit(f"{kind} {arguments.side}: got {len(ends)} updates, of which {arguments.warm} warm up; ask for more")
     share = timed / len(ends)
     seconds = ends[-1] - ends[arguments.warm - 1]
     tokens = sum(sum(map(len, row.values())) for row in rows) if kind == "dpo" else sum(len(r["input_ids"]) for r in rows)
@@ -285,8 +292,9 @@ def sft(model: Any, rows: list[dict[str, Any]], arguments: argparse.Namespace, f
 
     packs = arguments.side == "trl-packed"
     more = common(arguments, folder, 1 if packs else arguments.batch)
-    if packs:  # as many tokens a batch as ours has a pass
-        more |= {"packing": True, "packing_strategy": "bfd", "max_length": max(arguments.length, arguments.tokens_per_pass)}
+    if packs:  # one row an update, of as many tokens as an update of the others has
+        width = max(arguments.length, sum(len(row["input_ids"]) for row in rows) * arguments.batch // len(rows))
+        more |= {"packing": True, "packing_strategy": "bfd", "max_length": width}
     return SFTTrainer(
         model=model, args=SFTConfig(**more), train_dataset=Dataset.from_list(rows), processing_class=tokenizer_of(arguments)
     )
