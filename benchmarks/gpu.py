@@ -213,10 +213,14 @@ def side(arguments: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     timed = len(ends) - arguments.warm
     if timed < 1:
-        raise SystemExit(f"{kind} {arguments.side}: got {len(ends)} updates, of which {arguments.warm} warm up; ask for more")
+        raise SystemExit(
+            f"{kind} {arguments.side}: got {len(ends)} updates, of which {arguments.warm} warm up; ask for more"
+        )
     share = timed / len(ends)
     seconds = ends[-1] - ends[arguments.warm - 1]
-    tokens = sum(sum(map(len, row.values())) for row in rows) if kind == "dpo" else sum(len(r["input_ids"]) for r in rows)
+    tokens = (
+        sum(sum(map(len, row.values())) for row in rows) if kind == "dpo" else sum(len(r["input_ids"]) for r in rows)
+    )
     tokens += sum(len(row["prompt_ids"]) for row in rows) if kind == "dpo" else 0
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
@@ -296,7 +300,10 @@ def sft(model: Any, rows: list[dict[str, Any]], arguments: argparse.Namespace, f
         width = max(arguments.length, sum(len(row["input_ids"]) for row in rows) * arguments.batch // len(rows))
         more |= {"packing": True, "packing_strategy": "bfd", "max_length": width}
     return SFTTrainer(
-        model=model, args=SFTConfig(**more), train_dataset=Dataset.from_list(rows), processing_class=tokenizer_of(arguments)
+        model=model,
+        args=SFTConfig(**more),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer_of(arguments),
     )
 
 
@@ -422,7 +429,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--warm", type=int, default=4, help="updates before them")
     parser.add_argument("--tokens-per-pass", type=int, default=16_384)
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--together", action="store_true", help="all sides in this process (peak memory says nothing then)")
+    parser.add_argument(
+        "--together", action="store_true", help="all sides in this process (peak memory says nothing then)"
+    )
     parser.add_argument("--page", type=Path, help="a page with the marks between which the figures go")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)

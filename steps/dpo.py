@@ -116,9 +116,7 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, out: Path, context: Con
 def _policy(config: DpoConfig, policy: Path, *, updates: int) -> Any:
     """The policy, ready to be trained: its own adapter, or what the method makes of whole weights."""
     folder, precision = models.model_folder(policy), config.train.precision
-    kind = attention.chosen(
-        config.train.attention, folder, method=config.method, precision=precision, branches=True
-    )
+    kind = attention.chosen(config.train.attention, folder, method=config.method, precision=precision, branches=True)
     if (policy / "adapter").exists():
         return models.load_policy(policy, precision, quantize=config.quantize, trainable=True, attention=kind)
     return adapters.start(config, folder, precision, updates=updates, attention=kind)

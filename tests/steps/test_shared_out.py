@@ -96,15 +96,11 @@ def test_shared_out_is_one_process_up_to_rounding(chain: TinyChain, tmp_path: Pa
 @pytest.mark.long
 def test_every_method_is_shared_out_or_refused(chain: TinyChain, tmp_path: Path) -> None:
     inputs = {"base": chain.pretrain.path, "chats": chain.data.path}
-    compared(
-        tmp_path, [("sft", sft_of(**METHODS[name]), inputs, tmp_path / "two" / name) for name in METHODS]
-    )
+    compared(tmp_path, [("sft", sft_of(**METHODS[name]), inputs, tmp_path / "two" / name) for name in METHODS])
 
 
 @pytest.mark.parametrize("method", ["qlora", "adalora"])
-def test_a_method_whose_weights_cannot_be_shared_out_is_refused(
-    chain: TinyChain, tmp_path: Path, method: str
-) -> None:
+def test_a_method_whose_weights_cannot_be_shared_out_is_refused(chain: TinyChain, tmp_path: Path, method: str) -> None:
     from minimal import context
 
     from steps import sft
@@ -172,7 +168,9 @@ def test_stopped_by_a_signal_and_continued_is_uninterrupted(
     else:
         policy = chain.sft
         if method == "full":
-            policy = made(tmp_path, "sft", sft_of(method="full", train={"lr": 1e-3}), base=chain.pretrain, chats=chain.data)
+            policy = made(
+                tmp_path, "sft", sft_of(method="full", train={"lr": 1e-3}), base=chain.pretrain, chats=chain.data
+            )
         config = DpoConfig.model_validate({"method": method, "train": {**train, "accumulation": 2}})
         what = spec("dpo", config, policy=policy, pairs=chain.pairs)
     uninterrupted = under_torchrun(tmp_path, what, tmp_path / "whole" / what.key())

@@ -78,7 +78,13 @@ def test_the_kind_reaches_the_model_and_changes_no_result_but_by_rounding(chain:
     loaded = [adapters.start(SFT, folder, "float32", updates=2, attention=kind) for kind in kinds]
     assert [model.config._attn_implementation for model in loaded] == list(kinds)
     results = [
-        made(tmp_path / kind, "sft", with_train(SFT, attention=kind, max_updates=3), base=chain.pretrain, chats=chain.data)
+        made(
+            tmp_path / kind,
+            "sft",
+            with_train(SFT, attention=kind, max_updates=3),
+            base=chain.pretrain,
+            chats=chain.data,
+        )
         for kind in ("sdpa", "eager")
     ]
     one, two = (result.manifest["metrics"]["loss_last"] for result in results)
