@@ -1,20 +1,19 @@
 """Speed and memory of sft and dpo on a GPU against plain TRL, on a made model of about a billion random weights.
 
-No download: the model, its weights and the rows are made here, so the figures say nothing of quality. The same model, adapter, rows,
-batch and precision for all sides; each is a process of its own. The first updates (compiling, warming up) are not timed.
+No download: the model, its weights and the rows are made here, so the figures say nothing of quality. Model, adapter, rows, batch
+and precision are the same for all sides; each is a process of its own. The first updates (compiling, warming up) are not timed.
 
-* sft, rows of length/8 to length tokens, loss on the second half: ``trl`` (SFTTrainer, padded), ``trl-packed`` (packing bfd), ``ours``.
-* dpo, prompts of length/2 and answers of length/16 to length/4: ``trl`` (DPOTrainer, reference computed once), ``ours`` (the same, with
-  each prompt once). The reference is not part of the time.
+* sft, rows of length/8 to length tokens, loss on the second half: ``trl`` (SFTTrainer, padded), ``trl-packed`` (bfd), ``ours``.
+* dpo, prompts of length/2 and answers of length/16 to length/4: ``trl`` (DPOTrainer, reference computed once), and ``ours`` (the
+  same with each prompt once). The reference is not part of the time.
 
-Tokens are those of the rows, padding not counted: 2 P + C + C' a pair for TRL, and for pairs a second that does not matter. The model
-FLOPs of a token are 4 N (an adapter) or 6 N (full), N without the embedding, and 6 times width times the square of a sequence's length
-a layer for attention; ``ours`` computes prompts once, and its share of the bound counts them once. The bound is the rate of a large
-matrix product in the same precision, measured in the same process.
+Tokens are those of the rows, padding not counted. The model FLOPs of a token are 4 N (an adapter) or 6 N (full), N without the
+embedding, and for attention 6 times the width times the square of a sequence's length a layer; ``ours`` computes prompts once, and
+its share of the bound counts them once. The bound is the rate of a large matrix product in the same precision, in the same process.
 
 Needs torch, transformers, trl, peft, accelerate, datasets, pydantic and this folder; no network.
-Run:  python benchmarks/gpu.py --page docs/gpu.md        (about a quarter of an hour on one GPU; --what, --lengths and --only make it less)
-      python benchmarks/gpu.py --shape tiny --lengths 64 --updates 3 --together        (a minute on a CPU; shows that it works)
+Run:  python benchmarks/gpu.py --page docs/gpu.md        (--what, --lengths and --only make it shorter)
+      python benchmarks/gpu.py --shape tiny --lengths 64 --updates 3 --together        (on a CPU; shows that it works)
 """
 
 from __future__ import annotations
