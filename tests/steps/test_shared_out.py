@@ -99,6 +99,27 @@ def test_every_method_is_shared_out_or_refused(chain: TinyChain, tmp_path: Path)
     compared(tmp_path, [("sft", sft_of(**METHODS[name]), inputs, tmp_path / "two" / name) for name in METHODS])
 
 
+@pytest.mark.long
+def test_16_bit_weights_and_32_bit_adapters_go_together(chain: TinyChain, tmp_path: Path) -> None:
+    """Types are as in one process: nothing is widened by being shared out."""
+    from safetensors.torch import load_file
+
+    inputs = {"base": chain.pretrain.path, "chats": chain.data.path}
+    two = tmp_path / "two"
+    configs = {name: sft_of(method=name, train={"precision": "bfloat16"}) for name in ("lora", "full")}
+    alone([("sft", config, inputs, tmp_path / "one" / name) for name, config in configs.items()])
+    launch(tmp_path, [("sft", config, inputs, two / name) for name, config in configs.items()])
+    for name in configs:
+        found, wanted = (
+            [entry["loss"] for entry in history.read(root / name / "record" / "history.jsonl")]
+            for root in (two, tmp_path / "one")
+        )
+        assert found == pytest.approx(wanted, rel=2e-2)
+        [file] = (two / name).glob("*/*.safetensors")
+        kinds = {str(value.dtype) for value in load_file(file).values()}
+        assert kinds == {"torch.float32" if name == "lora" else "torch.bfloat16"}
+
+
 @pytest.mark.parametrize("method", ["qlora", "adalora"])
 def test_a_method_whose_weights_cannot_be_shared_out_is_refused(chain: TinyChain, tmp_path: Path, method: str) -> None:
     from minimal import context
