@@ -9,6 +9,7 @@ Run:    python -m steps.base --config FILE --corpus DIR --out DIR
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,18 +71,20 @@ def _train_tiny(config: BaseConfig, texts: list[Text], out: Path, context: Conte
     runtime.seed_torch(context.seed)
     training.need_rows(texts, "general text", {})
     tokenizer = tiny.build_tokenizer((row.text for row in texts), config.tiny)
-    model = tiny.build_model(tokenizer, config.tiny)
+    again = partial(tiny.build_model, tokenizer, config.tiny)
+    model = again()
     documents = [tokenizer(row.text)["input_ids"] for row in texts]
     rows = packed.blocks(documents, min(config.train.max_length, config.tiny.max_length), tokenizer.eos_token_id)
     trainer = packed.trainer(model, rows, tokenizer, config.train, context)
+    trainer.again = again
     tokens = sum(len(row["input_ids"]) for row in rows)
     metrics = Metrics(dict(training.fit(trainer, config.train, context, out)), tokens=tokens)
-    metrics.values["parameters"] = sum(p.numel() for p in model.parameters())
+    metrics.values["parameters"] = sum(p.numel() for p in trainer.model.parameters())
     metrics.rows.took("texts", len(texts))
     metrics.rows.gave("trained", len(texts))
     metrics.rows.balance({"texts": ["trained"]})
     if trainer.is_world_process_zero():
-        model.save_pretrained(out / "model")
+        trainer.model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
     return metrics
 

@@ -12,6 +12,7 @@ Run:    python -m steps.dpo --config FILE --policy DIR --pairs DIR --reference D
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, reference: Path, out: P
     found.stop()
     found.loading(models.model_folder(policy), config.train.precision, bits=config.bits)
     updates = training.updates(len(rows), config.train)
-    model = starts.load(config, policy, config.train.precision, updates=updates, seed=context.seed)
+    again = partial(starts.trained, config, policy, config.train, updates=updates, seed=context.seed, branches=True)
+    model = again()
     most = footprint.batch_pass(config.train, [sum(map(len, row.values())) for row in kept.rows])
     found.check(model, config.train, most, context, metrics)
     arguments = training.arguments(
@@ -91,11 +93,12 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, reference: Path, out: P
     )
     trainer = _trainer()(
         model=packed.prepared(model),
-        ref_model=_no_model(model),
+        ref_model=starts.no_model(model),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+    trainer.again = again
     trainer.precompute_ref_logps = (
         True  # they are in the rows; told to compute them, TRL would digest every weight first
     )
@@ -108,18 +111,6 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, reference: Path, out: P
         adapters.save(trainer.model, config.method, out, policy, stage, tokenizer)
         metrics.values.update(probe.check(trainer, tokenizer, out, config.train.precision))
     return metrics
-
-
-def _no_model(model: Any) -> Any:
-    """What TRL gets for a reference model: nothing that it could call, so that it makes no second model or adapter."""
-    import torch
-
-    class NoModel(torch.nn.Module):  # type: ignore[misc]
-        """Never called."""
-
-        config = model.config
-
-    return NoModel()
 
 
 def _trainer() -> Any:

@@ -32,6 +32,7 @@ from steps.lib import (
     parity,
     refusals,
     runtime,
+    starts,
     training,
     unpaired,
 )
@@ -105,7 +106,8 @@ def run(
     examples, digest = _read(pairs, thumbs)
     rows, metrics = _encode(config, tokenizer, examples, out, found, seed=context.seed)
     found.loading(models.model_folder(policy), config.train.precision, bits=config.bits)
-    model = adapters.go_on(config, policy, config.train.precision, updates=training.updates(len(rows), config.train))
+    updates = training.updates(len(rows), config.train)
+    model = starts.trained(config, policy, config.train, updates=updates, seed=context.seed)
     most = footprint.batch_pass(config.train, [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows])
     found.check(model, config.train, most, context, metrics)
     arguments = training.arguments(
@@ -124,7 +126,7 @@ def run(
     )
     trainer = _trainer(context)(
         model=packed.prepared(model),
-        ref_model=adapters.no_copy(model),
+        ref_model=starts.no_model(model),
         args=arguments,
         data_collator=_collator(tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(rows),

@@ -20,7 +20,20 @@ from typing import Any
 
 from pydantic import Field
 
-from steps.lib import adapters, chat, footprint, inference, kernels, models, parity, runtime, scoring, stats, training
+from steps.lib import (
+    adapters,
+    attention,
+    chat,
+    footprint,
+    inference,
+    kernels,
+    models,
+    parity,
+    runtime,
+    scoring,
+    stats,
+    training,
+)
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import DataError, TrainingError
@@ -74,7 +87,9 @@ def run(config: RewardConfig, *, policy: Path, pairs: Path, out: Path, context: 
     trained, heldback = held_back(rows, config.heldback, context.seed, found)
     metrics.values |= {"trained_pairs": len(trained), "heldback_pairs": len(heldback)}
     found.loading(folder, config.train.precision)
-    model = scoring.start(config, policy, config.train.precision)
+    train = config.train
+    kind = attention.chosen(train.attention, folder, method=config.method, precision=train.precision, plain=True)
+    model = scoring.start(config, policy, train.precision, attention=kind)
     lengths = [len(row.chosen) + len(row.rejected) for row in trained]
     found.check(model, config.train, footprint.batch_pass(config.train, lengths), context, metrics)
     trainer = _trainer(config, model, trained, tokenizer, context)

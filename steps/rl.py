@@ -31,6 +31,7 @@ from steps.lib import (
     refusals,
     runtime,
     scoring,
+    starts,
     training,
 )
 from steps.lib.config import Section
@@ -147,7 +148,7 @@ def run(
     rows, longest, metrics = _prompts(config, tokenizer, read_parquet(prompts / "chats.parquet", Chat), out, found)
     updates = training.updates(len(rows) * config.generations, config.train)
     found.loading(folder, config.train.precision, bits=config.bits)
-    model = _policy(config, policy, updates=updates)
+    model = starts.trained(config, policy, config.train, updates=updates, seed=context.seed, plain=True)
     if reward:
         found.loading(models.model_folder(reward), config.train.precision)
     scorer = scoring.load(reward, config.train.precision) if reward else None
@@ -238,13 +239,6 @@ def _prompts(
     metrics.values["chats"] = len(chats)
     found.as_served(tokenizer, [row.messages[:-1] for row in rows])
     return rows, max(lengths, default=0), metrics
-
-
-def _policy(config: RlConfig, policy: Path, *, updates: int) -> Any:
-    """The policy, ready to be trained: its own adapter, or what the method makes of whole weights."""
-    if (policy / "adapter").exists():
-        return models.load_policy(policy, config.train.precision, quantize=config.quantize, trainable=True)
-    return adapters.start(config, models.model_folder(policy), config.train.precision, updates=updates)
 
 
 def _rewards(

@@ -55,6 +55,17 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a GPU says so, where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip(
+                "needs a GPU: torch sees no CUDA device; run make test-gpu on a machine that has one (docs/gpu.md)"
+            )
+
+
 class NetworkUsed(RuntimeError):
     """A test reached for the network."""
 

@@ -30,7 +30,9 @@ from steps.lib.methods import (
 CAUSAL = {"task_type": "CAUSAL_LM"}
 
 
-def start(config: MergingMethods, folder: Path, precision: models.Precision, *, updates: int) -> Any:
+def start(
+    config: MergingMethods, folder: Path, precision: models.Precision, *, updates: int, attention: str | None = None
+) -> Any:
     """A base ready to be trained: its own weights (full), or a fresh adapter (named "default") on it.
 
     Args:
@@ -38,6 +40,7 @@ def start(config: MergingMethods, folder: Path, precision: models.Precision, *, 
         folder: of the base.
         precision: of the frozen weights.
         updates: of the training run; adalora plans with them.
+        attention: what attends; None: as transformers chooses.
 
     Raises:
         ConfigError: adalora with fewer than two updates.
@@ -47,40 +50,8 @@ def start(config: MergingMethods, folder: Path, precision: models.Precision, *, 
             f"method is wrong: got adalora for {updates} update, because the first one measures and a later one takes ranks "
             "away; train for more updates, or set method to lora"
         )
-    model = models.load_model(folder, precision, quantize=config.quantize)
+    model = models.load_model(folder, precision, quantize=config.quantize, attention=attention)
     return model if config.method == "full" else fresh(model, config, folder, updates=updates)
-
-
-def go_on(config: MergingMethods, policy: Path, precision: models.Precision, *, updates: int) -> Any:
-    """A policy ready to be trained: its own adapter, or what the method makes of whole weights.
-
-    Args:
-        config: says which method.
-        policy: an artifact of sft.
-        precision: of the frozen weights.
-        updates: of the training run.
-    """
-    if (policy / "adapter").exists():
-        return models.load_policy(policy, precision, quantize=config.quantize, trainable=True)
-    return start(config, models.model_folder(policy), precision, updates=updates)
-
-
-def no_copy(model: Any) -> Any:
-    """What TRL gets for a reference model beside an adapter, so that it makes no second adapter.
-
-    A copy costs memory, AdaLoRA allows none, and a copy of a pissa adapter would change the base once more. The reference's
-    log-probabilities are computed before the first update, with the policy itself.
-    """
-    if not hasattr(model, "peft_config"):
-        return None
-    import torch
-
-    class NoCopy(torch.nn.Module):  # type: ignore[misc]
-        """Never called."""
-
-        config = model.config
-
-    return NoCopy()
 
 
 def fresh(model: Any, config: MergingMethods, folder: Path, *, updates: int) -> Any:

@@ -77,15 +77,16 @@ def of_checkpoint(model: Any) -> int:
     return 3 * trained(model) + CHECKPOINT_REST
 
 
-def of_training(model: Any, tokens: int, *, checkpointing: bool) -> dict[str, int]:
+def of_training(model: Any, tokens: int, *, checkpointing: bool, shares: int = 1) -> dict[str, int]:
     """Bytes beside the weights, by what they are for.
 
     Args:
         model: loaded, wrapped, with the weights marked that are trained.
         tokens: of the largest forward pass.
         checkpointing: whether activations are made again in the backward pass.
+        shares: processes that share gradients and moments out.
     """
-    size = trained(model)
+    size = trained(model) // shares
     return {
         "gradients": size,
         "optimizer": 2 * size,

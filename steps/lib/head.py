@@ -8,6 +8,7 @@ Letters in shapes: M predicted tokens, H hidden width, V vocabulary, C rows of a
 
 from __future__ import annotations
 
+import inspect
 import math
 import types
 from functools import cache
@@ -46,6 +47,7 @@ def give_scores(model: Any) -> None:
         return scores(hidden, head.weight, head.bias, targets)
 
     forward.gives_scores = True  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.signature(type(model).forward)  # type: ignore[attr-defined]  # generate() asks what it takes
     model.forward = types.MethodType(forward, model)
 
 

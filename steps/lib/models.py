@@ -256,13 +256,19 @@ def device() -> str:
 
 
 def load_model(
-    path_or_id: str | Path, dtype: Precision = "auto", *, revision: str | None = None, quantize: Quantize = None
+    path_or_id: str | Path,
+    dtype: Precision = "auto",
+    *,
+    revision: str | None = None,
+    quantize: Quantize = None,
+    attention: str | None = None,
 ) -> Any:
     """A causal language model on this process's device.
 
     Args:
         dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
         quantize: load the frozen weights in 4-bit NF4 (Dettmers et al. 2023, 2305.14314) or 8-bit through bitsandbytes.
+        attention: what attends (``attention.chosen``); None: as transformers chooses.
 
     Raises:
         ModelError: the checkpoint is refused (``check_folder``), or bitsandbytes is missing.
@@ -275,6 +281,8 @@ def load_model(
         dtype, torch.bfloat16 if torch.cuda.is_available() else torch.float32
     )
     options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": False, "use_safetensors": True}
+    if attention:
+        options["attn_implementation"] = attention
     if quantize:
         options["quantization_config"] = _quantization(quantize, torch_dtype)
         options["device_map"] = {"": device()}
@@ -307,14 +315,19 @@ def _quantization(quantize: Quantize, compute: Any) -> Any:
 
 
 def load_policy(
-    artifact: Path, dtype: Precision = "auto", *, quantize: Quantize = None, trainable: bool = False
+    artifact: Path,
+    dtype: Precision = "auto",
+    *,
+    quantize: Quantize = None,
+    trainable: bool = False,
+    attention: str | None = None,
 ) -> Any:
     """The model of any stage's artifact: whole weights, or an adapter (named "default") on its checked base.
 
     Raises:
         ModelError: the base beside the adapter is not the one it was trained on.
     """
-    base = load_model(model_folder(artifact), dtype, quantize=quantize)
+    base = load_model(model_folder(artifact), dtype, quantize=quantize, attention=attention)
     if not (artifact / "adapter").exists():
         return base
     from peft import PeftConfig, PeftModel

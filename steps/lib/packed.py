@@ -8,10 +8,10 @@ unpacked, one pass and many, one process and several give the same gradient (up 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import adalora, adapters, footprint, head, kernels, methods, packing, spans, training
+from steps.lib import adalora, adapters, attention, footprint, head, kernels, methods, packing, spans, training
 from steps.lib.packing import Packable
 from steps.lib.trained import Whole
 
@@ -104,10 +104,15 @@ def begun(
         PreflineError: everything that the checks found.
     """
     found.loading(folder, settings.precision, bits=method.bits)
-    model = adapters.start(method, folder, settings.precision, updates=training.updates(len(rows), settings))
+    attends = attention.chosen(settings.attention, folder, method=method.method, precision=settings.precision)
+    count = training.updates(len(rows), settings)
+    again = partial(adapters.start, method, folder, settings.precision, updates=count, attention=attends)
+    model = again()
     most = footprint.packed_pass(settings, [len(row["input_ids"]) for row in rows])
     found.check(model, settings, most, context, metrics)
-    return trainer(model, rows, tokenizer, settings, context)
+    made = trainer(model, rows, tokenizer, settings, context)
+    made.again = again
+    return made
 
 
 def implementation(model: Any) -> str:

@@ -41,6 +41,7 @@ class Probe:
             tokenizer: of its base.
         """
         model.eval()
+        _attend_as_served(model)
         self._quantised = _quantised(model)
         self._merges = callable(getattr(getattr(model, "base_model", None), "merge_and_unload", None))
         most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**30
@@ -162,6 +163,13 @@ def release(trainer: Any, *models: Any) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _attend_as_served(model: Any) -> None:
+    """Kinds of attention that are for training on packed rows make way for what a loaded model has."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    if inner.config.get_text_config()._attn_implementation.startswith(("flash", "flex")):
+        inner.set_attn_implementation("sdpa")
 
 
 def _greedy(model: Any, ids: list[int], tokenizer: Any) -> list[int]:

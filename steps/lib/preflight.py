@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steps.lib import chat, checkpoints, footprint
+from steps.lib import chat, checkpoints, footprint, sharded
 from steps.lib.errors import ArtifactError, DataError, PreflineError, TrainingError
 from steps.lib.intake import ids_of
 from steps.lib.rows import Message, Pair
@@ -209,7 +209,8 @@ class Findings:
             )
 
     def _memory(self, model: Any, settings: TrainSettings, tokens: int, free: int | None) -> None:
-        parts = footprint.of_training(model, tokens, checkpointing=settings.gradient_checkpointing)
+        shares = int(os.environ["WORLD_SIZE"]) if sharded.wanted(settings) else 1
+        parts = footprint.of_training(model, tokens, checkpointing=settings.gradient_checkpointing, shares=shares)
         room = footprint.free_memory() if free is None else free
         need = sum(parts.values())
         self.here |= {f"{name}_bytes": size for name, size in parts.items()} | {"memory_free_bytes": room}

@@ -11,6 +11,14 @@ from typing import Any
 from steps.lib.errors import ConfigError
 from steps.lib.methods import METHODS, SECTIONS, AnyMethod, MergingMethods, settings_of
 
+UNSHARED = {
+    "qlora": "bitsandbytes keeps a matrix as packed blocks, which cannot be cut by rows",
+    "adalora": "it moves ranks between matrices by looking at all of them whole after each update",
+}
+"""Methods whose weights cannot be shared out over processes, and why."""
+SHARING = ("base", "pretrain", "sft", "dpo")
+"""Steps that can share weights out."""
+
 
 def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | None = None) -> None:
     """Refuse what cannot work with this model or this policy. Cheap: reads two small files, loads no weights.
@@ -31,6 +39,8 @@ def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | No
     else:
         problems += _fresh(config, step, json.loads((folder / "config.json").read_text(encoding="utf-8")))
         problems += [] if problems else _misplaced(config, step, folder)
+    if problem := shared_out(config, step):
+        problems.append(problem)
     if config.method == "qlora" and find_spec("bitsandbytes") is None:
         problems.append(
             f"{step}.method is wrong: got qlora, because the package bitsandbytes is not installed; install it with "
@@ -38,6 +48,24 @@ def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | No
         )
     if problems:
         raise ConfigError(problems)
+
+
+def shared_out(config: Any, step: str) -> str | None:
+    """Why the weights of a method cannot be shared out over processes, or not in this step."""
+    train = getattr(config, "train", None)
+    if getattr(train, "parallel", "ddp") != "fsdp":
+        return None
+    if step not in SHARING:
+        return (
+            f"{step}.train.parallel is wrong: got fsdp, because only {', '.join(SHARING)} share weights out; set "
+            f"{step}.train.parallel to ddp"
+        )
+    if config.method not in UNSHARED:
+        return None
+    return (
+        f"{step}.train.parallel is wrong: got fsdp with method {config.method}, because {UNSHARED[config.method]}; set "
+        f"{step}.train.parallel to ddp, or {step}.method to lora"
+    )
 
 
 def foreign(step: str, method: str, kind: str | None) -> str | None:

@@ -16,6 +16,7 @@ from steps.lib import adapters, inference, models
 from steps.lib.config import Section
 from steps.lib.errors import ConfigError, ModelError
 from steps.lib.methods import LoraSettings
+from steps.lib.refusals import shared_out
 
 HEAD = "score"
 """Name that transformers gives the new output."""
@@ -69,17 +70,18 @@ def check(config: ScorerMethod, policy: Path) -> None:
             "reward.lora is wrong: got settings of its own, because the policy's adapter goes on training with the shape that sft "
             "gave it; leave reward.lora out"
         )
-    if problem:
-        raise ConfigError(problem)
+    problems = [one for one in (problem, shared_out(config, "reward")) if one]
+    if problems:
+        raise ConfigError(problems)
 
 
-def start(config: ScorerMethod, policy: Path, precision: models.Precision) -> Any:
+def start(config: ScorerMethod, policy: Path, precision: models.Precision, *, attention: str | None = None) -> Any:
     """The policy as a reward model, ready to be trained. The head's first weights are drawn from torch's generator."""
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     folder, adapter = models.model_folder(policy), policy / "adapter"
-    model = _with_head(folder, precision)
+    model = _with_head(folder, precision, attention)
     if config.method == "full":
         return model
     if not adapter.exists():
@@ -155,14 +157,17 @@ def _wrapped(model: Any, settings: Any) -> Any:
     return scorer
 
 
-def _with_head(folder: Path, precision: models.Precision) -> Any:
+def _with_head(folder: Path, precision: models.Precision, attention: str | None = None) -> Any:
     """A checkpoint with one output. Its own head, where it has one; else a new one, and the vocabulary's is left out."""
     import torch
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
     wide = precision == "float32" or (precision == "auto" and not torch.cuda.is_available())
-    options = {"dtype": torch.float32 if wide else torch.bfloat16, "trust_remote_code": False, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": torch.float32 if wide else torch.bfloat16, "trust_remote_code": False}
+    options["use_safetensors"] = True
+    if attention:
+        options["attn_implementation"] = attention
     told = logging.get_verbosity()
     logging.set_verbosity_error()  # transformers warns of the new head and of the vocabulary's, both of which are meant
     try:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from steps.lib import adapters, models, runtime
-from steps.lib.methods import METHODS, SECTIONS, AnyMethod
+from steps.lib.attention import chosen
+from steps.lib.methods import METHODS, SECTIONS, AnyMethod, MergingMethods
+from steps.lib.training import TrainSettings
 
 AS_IT_IS = AnyMethod(method="full")
 """The start of a method that changes no answer before its first update."""
@@ -31,7 +33,44 @@ def of(method: AnyMethod) -> AnyMethod:
     return AS_IT_IS
 
 
-def load(method: AnyMethod, policy: Path, precision: models.Precision, *, updates: int, seed: int) -> Any:
+def trained(
+    method: MergingMethods,
+    policy: Path,
+    settings: TrainSettings,
+    *,
+    updates: int,
+    seed: int,
+    branches: bool = False,
+    plain: bool = False,
+) -> Any:
+    """The policy, ready to be trained with these settings.
+
+    Args:
+        method: of the training.
+        policy: artifact.
+        settings: of the training.
+        updates: of the training; adalora plans with them.
+        seed: what a fresh adapter draws depends on it alone.
+        branches: whether pairs share a prompt.
+        plain: whether rows are padded, as for sampling.
+
+    Raises:
+        ModelError: what is to attend cannot.
+    """
+    folder, precision = models.model_folder(policy), settings.precision
+    kind = chosen(settings.attention, folder, method=method.method, precision=precision, branches=branches, plain=plain)
+    return load(method, policy, precision, updates=updates, seed=seed, attention=kind)
+
+
+def load(
+    method: MergingMethods,
+    policy: Path,
+    precision: models.Precision,
+    *,
+    updates: int,
+    seed: int,
+    attention: str | None = None,
+) -> Any:
     """The policy, ready to be trained: its own adapter, or what the method makes of whole weights.
 
     Args:
@@ -40,11 +79,12 @@ def load(method: AnyMethod, policy: Path, precision: models.Precision, *, update
         precision: of the frozen weights.
         updates: of the training; adalora plans with them.
         seed: what a fresh adapter draws depends on it alone.
+        attention: what attends; None: as transformers chooses.
     """
     runtime.seed_torch(seed)
     if (policy / "adapter").exists():
-        return models.load_policy(policy, precision, quantize=method.quantize, trainable=True)
-    return adapters.start(method, models.model_folder(policy), precision, updates=updates)
+        return models.load_policy(policy, precision, quantize=method.quantize, trainable=True, attention=attention)
+    return adapters.start(method, models.model_folder(policy), precision, updates=updates, attention=attention)
 
 
 def load_reference(method: AnyMethod, policy: Path, precision: models.Precision, *, seed: int) -> Any:
@@ -57,3 +97,18 @@ def load_reference(method: AnyMethod, policy: Path, precision: models.Precision,
             if p.requires_grad:
                 p.data = p.data.to(torch.bfloat16)
     return model.requires_grad_(False).eval()
+
+
+def no_model(model: Any) -> Any:
+    """What TRL gets for a reference model: nothing that it could call, so that it makes no second model or adapter.
+
+    A copy costs memory, AdaLoRA allows none, and a copy of a pissa adapter would change the base once more.
+    """
+    import torch
+
+    class NoModel(torch.nn.Module):  # type: ignore[misc]
+        """Never called."""
+
+        config = model.config
+
+    return NoModel()

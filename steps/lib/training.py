@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from steps.lib import checkpoints, history, runtime
+from steps.lib import checkpoints, history, runtime, sharded
+from steps.lib.attention import Attention
 from steps.lib.config import Neutral, Section
 from steps.lib.errors import ConfigError, DataError, TrainingError
 from steps.lib.models import Precision
@@ -56,6 +57,9 @@ class TrainSettings(Section):
     truncated.parquet, and one of which nothing is left to learn is dropped. error: the step stops. All are counted."""
     precision: Precision = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
+    attention: Annotated[Attention, Neutral] = "auto"
+    """What attends. auto: on a GPU, flash_attention_2 for text and chats where the package flash-attn is installed and the weights
+    have 16 bits, and flex_attention for pairs that share a prompt; sdpa elsewhere. Results differ by rounding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     save_every: Annotated[int, Neutral] = Field(200, ge=1)
@@ -65,6 +69,9 @@ class TrainSettings(Section):
     processes: Annotated[int, Neutral] = Field(1, ge=1)
     """Processes started by torchrun, one a GPU; 1 starts none. They share the forward passes of an update, so they must divide
     accumulation, and the batch stays the same (results differ by rounding, and by what dropout draws)."""
+    parallel: Annotated[Literal["ddp", "fsdp"], Neutral] = "ddp"
+    """What each of several processes holds. ddp: everything. fsdp: its part of weights, gradients and moments (FSDP2), for models
+    that do not fit otherwise, with more traffic between the GPUs; not with qlora and adalora. Results differ by rounding."""
 
     @model_validator(mode="after")
     def _processes_share_the_passes(self) -> Self:
@@ -145,6 +152,7 @@ def arguments(kind: Any, settings: TrainSettings, context: Context, *, whole: bo
     """
     made = kind(**trainer_arguments(settings, context, whole=whole), **more)
     made._n_gpu = min(made.n_gpu, 1)
+    made.sharded = sharded.wanted(settings)
     return made
 
 
@@ -192,7 +200,10 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
     entries = losses(trainer)
     if first:
         history.write(out / "record" / "history.jsonl", entries)
-    if _norms(trainer.model) == before:
+    after = _norms(trainer.model)
+    if trainer.args.sharded:
+        sharded.gather(trainer)
+    if after == before:
         raise TrainingError(
             f"no weight changed in training: got the same norms after {trainer.state.global_step} updates, because the "
             "run is so short that its warm-up never left learning rate 0, or no gradient reached the trained "
@@ -228,7 +239,9 @@ class NothingLeft(Exception):
 
 def _norms(model: Any) -> dict[str, float]:
     """Name of each trainable weight -> its norm."""
-    return {name: p.detach().float().norm().item() for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        name: sharded.whole(p.detach().float().norm()).item() for name, p in model.named_parameters() if p.requires_grad
+    }
 
 
 def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtime.Stop) -> Any:
