@@ -70,8 +70,8 @@ def chosen(
     if plain:
         if wanted != "auto":
             raise ModelError(
-                f"train.attention is wrong: got {wanted}, because this step reads padded rows, which flash and flex attention are not "
-                "for; set it to auto, or to sdpa"
+                f"train.attention is wrong: got {wanted}, because this step reads padded rows, and flash and flex attention "
+                "are wired for packed ones; set it to auto, or to sdpa"
             )
         return None
     if wanted == "auto":
