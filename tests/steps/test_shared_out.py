@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minimal import FEW, TinyChain, made
+from minimal import FEW, TinyChain, made, pair, pairs_artifact
 from shared_out import ROOT, TORCHRUN, Planned, alone, launch
 from training_runs import argv, environment, kept, losses, same, spec
 
@@ -193,7 +193,10 @@ def test_stopped_by_a_signal_and_continued_is_uninterrupted(
                 tmp_path, "sft", sft_of(method="full", train={"lr": 1e-3}), base=chain.pretrain, chats=chain.data
             )
         config = DpoConfig.model_validate({"method": method, "train": {**train, "accumulation": 2}})
-        what = spec("dpo", config, policy=policy, pairs=chain.pairs)
+        rows = [
+            pair(n) for n in range(8)
+        ]  # two updates of four: a last one that is not full would be filled up with pairs
+        what = spec("dpo", config, policy=policy, pairs=pairs_artifact(tmp_path, rows))
     uninterrupted = under_torchrun(tmp_path, what, tmp_path / "whole" / what.key())
     out = tmp_path / "cut" / what.key()
     stopped(tmp_path, what, out, "update 3/7")
