@@ -23,7 +23,7 @@ from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics
 from steps.lib.tiny import TinyConfig
 
-VERSION = "2"
+VERSION = "3"
 
 
 class BaseConfig(Section):

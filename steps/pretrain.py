@@ -21,7 +21,7 @@ from steps.lib.preflight import Findings
 from steps.lib.rows import Text, read_parquet
 from steps.lib.step import Context, Metrics
 
-VERSION = "2"
+VERSION = "3"
 
 
 class PretrainConfig(methods.MergingMethods):
