@@ -13,7 +13,6 @@ Run:    python -m steps.reference --config FILE --policy DIR --pairs DIR --out D
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +75,7 @@ def run(config: ReferenceConfig, *, policy: Path, pairs: Path, out: Path, contex
     for warning in found.warnings:
         context.log.warning("%s", warning)
     logps.write_scored(out, logps.scored(config.start, policy, config.precision, context.seed))
-    timer, share = runtime.Timer(), (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    timer, share = runtime.Timer(), runtime.share()
     with (
         runtime.stop_signals() as stop,
         WorkLedger(context.resume / f"passes-{share[0]}.sqlite", stop, context.log) as ledger,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from steps.lib import adalora, adapters, attention, footprint, head, kernels, methods, packing, spans, training
+from steps.lib import adalora, adapters, attention, footprint, head, kernels, methods, packing, runtime, spans, training
 from steps.lib.packing import Packable
 from steps.lib.trained import Whole
 
@@ -74,7 +74,9 @@ def trainer(model: Any, rows: Sequence[Row], tokenizer: Any, settings: training.
         model=prepared(model),
         args=training.arguments(TrainingArguments, settings, context, whole=True, remove_unused_columns=False),
         train_dataset=rows,
-        data_collator=Collator(model, pad=tokenizer.pad_token_id, tokens=settings.tokens_per_pass),
+        data_collator=Collator(
+            model, pad=tokenizer.pad_token_id, tokens=settings.tokens_per_pass, share=runtime.share()
+        ),
     )
     adalora.follow(made)
     return made
@@ -166,27 +168,32 @@ class Layout:
 class Collator:
     """The sequences of an update, as passes. It picks nothing at random: the passes depend on the sequences alone."""
 
-    def __init__(self, model: Any, *, pad: int, tokens: int) -> None:
+    def __init__(self, model: Any, *, pad: int, tokens: int, share: tuple[int, int] = (0, 1)) -> None:
         """Make the passes for a model.
 
         Args:
             model: tells how it attends.
             pad: token of unused places.
             tokens: places of one forward pass, at most.
+            share: this process's number, and of how many: it takes every so manieth pass.
         """
-        self._pad, self._tokens = pad, tokens
+        self._pad, self._tokens, self._share = pad, tokens, share
         self._packs = takes_rows(model)
         self._layout = Layout(model, pad=pad)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The passes that the rows make, and how many tokens the rows have."""
+        """This process's passes of all that the rows make, how many of them count, and the tokens of the rows (of process 0)."""
+        number, processes = self._share
         sequences = [one for row in rows for one in pieces(row) if one.predicted]
         lengths = [len(one) for one in sequences]
         if not self._packs:
             passes = [packing.pad_rows(sequences, one, pad=self._pad) for one in packing.groups(lengths, self._tokens)]
         else:
-            passes = [self._layout.rows(sequences, one, self._tokens) for one in packing.split(lengths, self._tokens)]
-        return {"passes": passes, "tokens": sum(len(row["input_ids"]) for row in rows)}
+            held = packing.split(lengths, self._tokens, processes)
+            passes = [self._layout.rows(sequences, one, self._tokens) for one in held]
+        own = passes[number::processes]  # none where the update has fewer: then one is run along, and counts nothing
+        tokens = sum(len(row["input_ids"]) for row in rows) if number == 0 else 0
+        return {"passes": own or passes[:1], "own": len(own), "tokens": tokens}
 
 
 def pieces(row: Row) -> list[Packable]:
@@ -206,18 +213,28 @@ def trainer_class() -> Any:
     from transformers import Trainer
 
     class PackedTrainer(Whole, Trainer):  # type: ignore[misc]
-        """One batch is one update of this process: its passes are summed here, not by the Trainer."""
+        """One batch is one update: each process gets all of its sequences, takes its share of the passes, and sums them here."""
 
+        undivided = True
         _total_train_tokens = 0
         """Tokens so far, of all processes."""
+
+        def get_train_dataloader(self) -> Any:
+            """Accelerate would cut an update's rows by processes, and fill an epoch's last update with rows that were there."""
+            divided = self.accelerator.prepare_data_loader
+            self.accelerator.prepare_data_loader = partial(_undivided, self.accelerator)
+            try:
+                return super().get_train_dataloader()
+            finally:
+                self.accelerator.prepare_data_loader = divided
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             """Forward and backward of every pass; the mean loss, which is also what the Trainer logs."""
             model.train()
             inputs = self._prepare_inputs(inputs)
-            passes = inputs["passes"]
-            own = sum(len(one["targets"]) for one in passes)
-            counts = torch.tensor([own, inputs["tokens"], len(passes)], device=self.args.device)
+            passes, count = inputs["passes"], inputs["own"]
+            own = sum(len(one["targets"]) for one in passes[:count])
+            counts = torch.tensor([own, inputs["tokens"], count], device=self.args.device)
             world = self.args.world_size
             every = self.accelerator.gather(counts[None]) if world > 1 else counts[None]  # (processes, 3)
             total, most = int(every[:, 0].sum()), int(every[:, 2].max())
@@ -229,12 +246,12 @@ def trainer_class() -> Any:
                 with _alone(self.accelerator, model, number < most - 1):
                     with self.compute_loss_context_manager():
                         found = scores_of(model, one)
-                        share = float(number < len(passes)) * world / max(1, total)
+                        share = float(number < count) * world / max(1, total)
                         loss = -found["logps"].sum() * share
                     if extra is not None and number == most - 1:  # once an update, the same in every process
                         loss = loss + extra
                     self.accelerator.backward(loss)
-                if number < len(passes):
+                if number < count:
                     parts = (-found["logps"].detach().sum(), found["hits"].sum(), found["entropy"].sum())
                     sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
             if world > 1:
@@ -254,6 +271,26 @@ def trainer_class() -> Any:
             super().log(logs, start_time)
 
     return PackedTrainer
+
+
+def _undivided(accelerator: Any, loader: Any, *_: Any, **__: Any) -> Any:
+    """A loader as accelerate prepares it for one process, in every process: the same batches in the same order."""
+    from accelerate.data_loader import prepare_data_loader
+
+    made = prepare_data_loader(
+        loader,
+        accelerator.device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=accelerator.device_placement,
+        rng_types=None if accelerator.rng_types is None else accelerator.rng_types.copy(),
+        even_batches=accelerator.even_batches,
+        use_seedable_sampler=accelerator.use_seedable_sampler,
+        data_seed=accelerator.dataloader_config.data_seed,
+        non_blocking=accelerator.non_blocking,
+    )
+    accelerator._dataloaders.append(made)
+    return made
 
 
 def scores_of(model: Any, one: dict[str, Any], mask: Any = None) -> Any:

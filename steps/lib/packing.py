@@ -108,10 +108,13 @@ def best_width(lengths: Sequence[int], most: int) -> int:
     return found[1]
 
 
-def split(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Sequences of an update in passes of at most ``most`` tokens (one that is longer goes alone), near in number of tokens."""
+def split(lengths: Sequence[int], most: int, processes: int = 1) -> list[list[int]]:
+    """Sequences of an update in passes of at most ``most`` tokens (one that is longer goes alone), near in number of tokens.
+
+    There are as many for each process, as far as the sequences go.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    passes = -(-sum(lengths) // most)
+    passes = processes * -(-sum(lengths) // (most * processes))
     while True:
         loads = [0] * passes
         held: list[list[int]] = [[] for _ in range(passes)]
@@ -121,7 +124,7 @@ def split(lengths: Sequence[int], most: int) -> list[list[int]]:
             loads[lightest] += lengths[index]
         if all(load <= most or len(one) == 1 for load, one in zip(loads, held, strict=True)):
             return [sorted(one) for one in held if one]
-        passes += 1
+        passes += processes
 
 
 def pack(sequences: Sequence[Packable], chosen: Sequence[int], *, width: int, pad: int, spans: bool = False) -> Pass:

@@ -106,6 +106,11 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
 
 
+def share() -> tuple[int, int]:
+    """This process's number, and of how many torchrun started: (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def logger(step: str, file: Path | None) -> logging.Logger:
     """The step's logger: short lines on standard error, JSON lines in ``file``."""
     log = logging.getLogger(f"prefline.{step}")

@@ -30,6 +30,8 @@ class Whole:
     is_distributed_loading_by_transformers: bool
     again: Callable[[], Any]
     """Makes the model once more, as it was before the training; asked where it was shared out."""
+    undivided = False
+    """Whether each process gets all rows of an update, and takes its share itself."""
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.sharded:  # by now the model has the weights of the checkpoint that training goes on from

@@ -105,7 +105,7 @@ def trainer_arguments(settings: TrainSettings, context: Context, *, whole: bool 
     The batches of an update are shared by the processes that there really are, however they were started.
 
     Args:
-        whole: the trainer takes all of a process's sequences of an update at once (``packed``), and accumulates nothing.
+        whole: the trainer takes all sequences of an update at once (``packed``), in every process, and accumulates nothing.
 
     Raises:
         ConfigError: these processes cannot share them evenly.
@@ -121,7 +121,7 @@ def trainer_arguments(settings: TrainSettings, context: Context, *, whole: bool 
         "learning_rate": settings.lr,
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_updates or -1,
-        "per_device_train_batch_size": settings.batch_size * (settings.accumulation // processes if whole else 1),
+        "per_device_train_batch_size": settings.batch_size * (settings.accumulation if whole else 1),
         "gradient_accumulation_steps": 1 if whole else settings.accumulation // processes,
         "warmup_steps": settings.warmup,
         "lr_scheduler_type": settings.scheduler,
@@ -179,6 +179,7 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
             "nothing to train: got a model without trainable weights, because the adapter was loaded frozen; "
             "report this as a defect of prefline"
         )
+    _warn_of_an_uneven_end(trainer, settings, context)
     trainer.remove_callback(PrinterCallback)
     first = trainer.is_world_process_zero()
     with runtime.stop_signals() as stop:
@@ -219,6 +220,21 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
             sum(p.numel() for p in parameters if p.requires_grad) / sum(p.numel() for p in parameters), 5
         ),
     }
+
+
+def _warn_of_an_uneven_end(trainer: Any, settings: TrainSettings, context: Context) -> None:
+    rows, update, processes = (
+        len(trainer.train_dataset),
+        settings.batch_size * settings.accumulation,
+        runtime.share()[1],
+    )
+    if processes == 1 or trainer.undivided or not rows % update or not trainer.is_world_process_zero():
+        return
+    context.log.warning(
+        "the last update of an epoch is another one than in one process: got %d rows in updates of %d, because with %d processes "
+        "accelerate fills it up with rows of the epoch's start; take a number of rows that %d divides for equal results",
+        *(rows, update, processes, update),
+    )
 
 
 def updates(rows: int, settings: TrainSettings) -> int:

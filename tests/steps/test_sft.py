@@ -12,7 +12,7 @@ import pytest
 from minimal import BASE, FEW, ROOT, SFT, YES, TinyChain, chats, data_artifact, made, turn, with_train
 from training_runs import argv, environment, kept, losses, same, spec, survives, whole
 
-from steps.lib import chat, inference, models
+from steps.lib import chat, history, inference, models
 from steps.lib.errors import DataError, TrainingError
 from steps.lib.rows import Chat, Dropped, read_parquet
 from steps.lib.step import build
@@ -190,3 +190,18 @@ def test_two_processes_stopped_and_continued_by_one_train_as_one_does(chain: Tin
     said += child.communicate(timeout=120)[1] or ""
     assert len(kept(out)) == 1 and 3 <= kept(out)[0] < 7, said
     assert losses(build(what, out)) == pytest.approx(losses(whole(tmp_path, what)), rel=1e-4)
+
+
+@pytest.mark.fault
+def test_an_epochs_last_update_is_the_same_in_two_processes(chain: TinyChain, tmp_path: Path) -> None:
+    """Rows that do not fill it: accelerate would fill it up with rows that were there, and count them."""
+    config = with_train(SFT, max_updates=5, epochs=2, batch_size=5, accumulation=2, save_every=100, log_every=1)
+    what = spec("sft", config, base=chain.pretrain, chats=chain.data)
+    rows = len(read_parquet(chain.data.path / "chats.parquet", Chat))
+    assert rows % 10, "the last update is not full"
+    out = tmp_path / "two" / what.key()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "steps.sft"]
+    subprocess.run([*torchrun, *argv(tmp_path, what, out)], cwd=ROOT, env=environment(), check=True)
+    two, one = (history.read(path / "record" / "history.jsonl") for path in (out, whole(tmp_path, what).path))
+    assert [entry["num_tokens"] for entry in two] == [entry["num_tokens"] for entry in one]
+    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=1e-5)

@@ -274,3 +274,16 @@ def test_a_capped_head_is_not_taken_for_a_plain_one() -> None:
     quick = packed.prepared(model)
     [one] = packed.Collator(quick, pad=0, tokens=64)([packed.row([(ids, ids)])])["passes"]
     torch.testing.assert_close(scored(quick, one)["logps"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_processes_share_the_passes_and_every_sequence_counts_once(count: int) -> None:
+    model = packed.prepared(model_of())
+    rows = [packed.row([(ids, ids)]) for ids in texts(*range(5, 5 + count))]
+    shares = [packed.Collator(model, pad=0, tokens=16, share=(number, 3))(rows) for number in range(3)]
+    counted = [one for share in shares for one in share["passes"][: share["own"]]]
+    assert sorted(token for one in counted for token in one["targets"].tolist()) == sorted(
+        token for row in rows for token in row["input_ids"][1:]
+    )
+    assert all(share["passes"] for share in shares), "each takes part in every exchange of gradients"
+    assert sum(share["tokens"] for share in shares) == sum(len(row["input_ids"]) for row in rows)
