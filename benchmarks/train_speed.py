@@ -7,7 +7,7 @@ settings of glibc and OpenMP, which are no settings of TRL. Tokens are those of 
 the reference's part in them. The bound is the rate of a large float32 matrix product, measured between the sides, over the 4 N
 FLOP that LoRA needs a token.
 
-Run:  python benchmarks/train_speed.py --model DIR --data DIR [--what sft dpo curve] [--repeats 3] [--page docs/speed.md]
+Run:  python benchmarks/train_speed.py --model DIR --data DIR [--what sft dpo curve lengths] [--repeats 3] [--page docs/speed.md]
       DIR of the data: alpaca_en_demo.json, alpaca_zh_demo.json, dpo_en_demo.json, dpo_zh_demo.json (LLaMA-Factory's data folder)
 """
 
@@ -77,15 +77,27 @@ def pairs(folder: Path, tokenizer: Any, count: int) -> list[dict[str, Any]]:
     return found[:count]
 
 
-def made_pairs(prompt: int, answer: int, count: int) -> list[dict[str, Any]]:
-    """Random tokens, for the curve over lengths."""
+def some(draw: random.Random, length: int) -> list[int]:
+    """Random tokens."""
+    return [draw.randrange(100, 40_000) for _ in range(length)]
+
+
+def made_chats(prompt: int, answer: int, count: int) -> list[dict[str, Any]]:
+    """Random tokens, for the costs of lengths."""
     draw = random.Random(0)
+    rows = [some(draw, prompt + answer) for _ in range(count)]
+    return [{"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]} for ids in rows]
 
-    def some(length: int) -> list[int]:
-        return [draw.randrange(100, 40_000) for _ in range(length)]
 
+def made_pairs(prompt: int, answer: int, count: int) -> list[dict[str, Any]]:
+    """The same, for the curve over lengths."""
+    draw = random.Random(0)
     return [
-        {"prompt_ids": some(prompt), "chosen_ids": some(answer), "rejected_ids": some(answer)} for _ in range(count)
+        {
+            name: some(draw, size)
+            for name, size in (("prompt_ids", prompt), ("chosen_ids", answer), ("rejected_ids", answer))
+        }
+        for _ in range(count)
     ]
 
 
@@ -123,13 +135,15 @@ def side(arguments: argparse.Namespace) -> None:
     model = adapted(arguments.model, folder)
     who, kind = arguments.side.removesuffix("-tuned"), arguments.kind
     if kind == "sft":
-        rows = chats(Path(arguments.data), tokenizer, arguments.rows)
+        made = arguments.lengths and made_chats(*arguments.lengths, arguments.rows)
+        rows = made or chats(Path(arguments.data), tokenizer, arguments.rows)
         tokens = sum(len(row["input_ids"]) for row in rows)
         trainer = ours_sft(model, rows, tokenizer, arguments, folder) if who == "ours" else None
         if trainer is None:
             from trl import SFTConfig, SFTTrainer
 
-            more: dict[str, Any] = {"max_length": LENGTH, "packing": False}
+            longest = max(LENGTH, *(len(row["input_ids"]) for row in rows))
+            more: dict[str, Any] = {"max_length": longest, "packing": False}
             if who != "trl":
                 more["gradient_checkpointing"] = False
             if who == "trl-grouped":
@@ -286,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--what", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo", "curve"])
+    parser.add_argument("--what", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo", "curve", "lengths"])
     parser.add_argument("--only", nargs="+", help="sides")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rows", type=int, default=0, help="rows a run; 0: 24 chats, 8 pairs")
@@ -305,10 +319,12 @@ def main() -> None:
     lines: list[str] = [
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {arguments.threads} threads, batch {arguments.batch}."
     ]
-    for kind in (kind for kind in arguments.what if kind != "curve"):
+    for kind in (kind for kind in arguments.what if kind in SIDES):
         lines += compared(arguments, kind, arguments.rows or {"sft": 24, "dpo": 8}[kind])
     if "curve" in arguments.what:
         lines += curve(arguments)
+    if "lengths" in arguments.what:
+        lines += lengths(arguments)
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.page:
@@ -375,6 +391,24 @@ def curve(arguments: argparse.Namespace) -> list[str]:
         lines.append(
             f"| {prompt} | {answer} | {middle['trl-best']:.3f} | {middle['ours']:.3f} | {ratio:.2f} | {ideal:.2f} |"
         )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def lengths(arguments: argparse.Namespace) -> list[str]:
+    """sft over lengths of equal rows, half of each a prompt: 4,096 tokens in all, an update of a quarter of them."""
+    sides = ("trl-packed-tuned", "ours")
+    lines = ["", "| tokens a row | rows | " + " | ".join(f"tokens/s {who}, peak MB" for who in sides) + " | ratio |"]
+    lines.append("| ---: | ---: | ---: | ---: | ---: |")
+    for length in (128, 256, 512, 1024):
+        count = 4096 // length
+        own = argparse.Namespace(**{**vars(arguments), "batch": max(1, count // 4)})
+        found = {
+            who: [run(own, "sft", who, count, (length // 2, length // 2)) for _ in range(own.repeats)] for who in sides
+        }
+        speed = {who: statistics.median(one["tokens"] / one["seconds"] for one in runs) for who, runs in found.items()}
+        cells = [f"{speed[who]:.0f}, {max(one['peak_mb'] for one in found[who]):.0f}" for who in sides]
+        lines.append(f"| {length} | {count} | " + " | ".join(cells) + f" | {speed['ours'] / speed[sides[0]]:.2f} |")
         print(lines[-1], flush=True)
     return lines
 
