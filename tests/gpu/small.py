@@ -11,6 +11,7 @@ from typing import Any
 from steps.lib import history, runtime, tiny
 from steps.lib.rows import Chat, Message, Pair, write_parquet
 from steps.lib.step import Context, config_class, module_of
+from steps.reference import ReferenceConfig
 
 SHAPE = tiny.TinyConfig(
     vocab_size=400, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, max_length=256
@@ -84,11 +85,14 @@ class Small:
         train = {**TRAIN, **fields.pop("train", {})}
         return config_class(module_of(step)).model_validate({**fields, "train": train})
 
-    def inputs(self, step: str) -> dict[str, Path]:
-        """What the step reads; dpo goes on from a policy of sft."""
+    def inputs(self, step: str, config: Any) -> dict[str, Path]:
+        """What the step reads; dpo goes on from a policy of sft, with the reference that fits it."""
         if step == "sft":
             return {"base": self.base, "chats": self.data}
-        return {"policy": self.policy, "pairs": self.data}
+        given = {"policy": self.policy, "pairs": self.data}
+        if step == "reference":
+            return given
+        return {**given, "reference": self.run("reference", ReferenceConfig.of(config, config.train))[0]}
 
     @cached_property
     def policy(self) -> Path:
@@ -101,7 +105,7 @@ class Small:
         out = out or self.root / f"{step}-{self._number}"
         for name in (".resume", "record"):
             (out / name).mkdir(parents=True, exist_ok=True)
-        metrics = module_of(step).run(config, **self.inputs(step), out=out, context=context(out, track))
+        metrics = module_of(step).run(config, **self.inputs(step, config), out=out, context=context(out, track))
         return out, metrics.values
 
 

@@ -71,7 +71,7 @@ def assert_near(found: dict[str, Any], wanted: dict[str, Any], limit: float) -> 
 
 
 def moved(one: dict[str, Any], device: str) -> dict[str, Any]:
-    return {name: value if value is None else value.to(device) for name, value in one.items()}
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in one.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)

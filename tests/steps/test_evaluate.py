@@ -165,10 +165,10 @@ def test_two_evaluations_have_the_same_digest(chain: TinyChain, tmp_path: Path) 
         "heldout": chain.data,
     }
     moved: dict[str, Artifact] = {}
-    for name, artifact in {**inputs, "pairs": chain.pairs}.items():
+    for name, artifact in {**inputs, "pairs": chain.pairs, "reference": chain.reference}.items():
         shutil.copytree(artifact.path, tmp_path / artifact.key)
         moved[name] = Artifact.read(tmp_path / artifact.key)
-    del moved["pairs"]
+    del moved["pairs"], moved["reference"]
     again = made(tmp_path, "evaluate", EVALUATE, **moved)
     assert again.key == chain.evaluate.key
     differ = [

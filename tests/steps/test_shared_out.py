@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minimal import FEW, TinyChain, made, pair, pairs_artifact
+from minimal import FEW, TinyChain, made, made_reference, pair, pairs_artifact
 from shared_out import ROOT, TORCHRUN, Planned, alone, launch
 from training_runs import argv, environment, kept, losses, same, spec
 
@@ -83,12 +83,14 @@ def test_shared_out_is_one_process_up_to_rounding(chain: TinyChain, tmp_path: Pa
     inputs = {"base": chain.pretrain.path, "chats": chain.data.path}
     lora = sft_of(lora={"rank": 8, "alpha": 16}, train={"gradient_checkpointing": True, "tokens_per_pass": 128})
     dpo = DpoConfig.model_validate({"train": {**FEW, **SHARED, "accumulation": 2, "lr": 1e-3}})
+    against = {"policy": chain.sft.path, "pairs": chain.pairs.path}
+    logps = made_reference(tmp_path, dpo, policy=chain.sft, pairs=chain.pairs).path
     compared(
         tmp_path,
         [
             ("sft", lora, inputs, tmp_path / "two" / "lora"),
             ("sft", sft_of(method="full"), inputs, tmp_path / "two" / "full"),
-            ("dpo", dpo, {"policy": chain.sft.path, "pairs": chain.pairs.path}, tmp_path / "two" / "dpo"),
+            ("dpo", dpo, {**against, "reference": logps}, tmp_path / "two" / "dpo"),
         ],
     )
 
@@ -193,10 +195,10 @@ def test_stopped_by_a_signal_and_continued_is_uninterrupted(
                 tmp_path, "sft", sft_of(method="full", train={"lr": 1e-3}), base=chain.pretrain, chats=chain.data
             )
         config = DpoConfig.model_validate({"method": method, "train": {**train, "accumulation": 2}})
-        rows = [
-            pair(n) for n in range(8)
-        ]  # two updates of four: a last one that is not full would be filled up with pairs
-        what = spec("dpo", config, policy=policy, pairs=pairs_artifact(tmp_path, rows))
+        rows = [pair(n) for n in range(8)]  # two updates of four: one that is not full would be filled up with pairs
+        pairs = pairs_artifact(tmp_path, rows)
+        logps = made_reference(tmp_path, config, policy=policy, pairs=pairs)
+        what = spec("dpo", config, policy=policy, pairs=pairs, reference=logps)
     uninterrupted = under_torchrun(tmp_path, what, tmp_path / "whole" / what.key())
     out = tmp_path / "cut" / what.key()
     stopped(tmp_path, what, out, "update 3/7")
