@@ -32,13 +32,17 @@ TRAINED = ("pretrain", "sft", "dpo")
 def recipe(model: Path, data: Path, folder: Path, updates: int) -> Path:
     """A recipe for these files, with so many updates a step."""
     train = {"batch_size": 4, "accumulation": 2, "max_updates": updates, "max_length": 512, "save_every": 20}
+    most = {"chats": 8 * updates, "pairs": 2 * updates, "domain": 200, "general": 200}  # rows of a file
     files = {
         "chats": ("alpaca_en_demo.json", "alpaca_zh_demo.json"),
         "pairs": ("dpo_en_demo.json", "dpo_zh_demo.json"),
         "domain": ("wiki_demo.txt",),
         "general": ("c4_demo.jsonl",),
     }
-    sources = {kind: [{"name": name, "path": str(data / name)} for name in names] for kind, names in files.items()}
+    sources = {
+        kind: [{"name": name, "path": str(data / name), "limit": most[kind]} for name in names]
+        for kind, names in files.items()
+    }
     held = {"domain": [], "general": [], "prompts": [], "pairs": [], "share": 0.1}
     values: dict[str, Any] = {
         "store": str(folder / "store"),
