@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from steps.lib import (
     inference,
     kernels,
     models,
+    pair_rows,
     parity,
     runtime,
     scoring,
@@ -37,7 +37,6 @@ from steps.lib import (
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import DataError, TrainingError
-from steps.lib.intake import Intake
 from steps.lib.preflight import Findings
 from steps.lib.rows import Pair, read_parquet
 from steps.lib.step import Context, Metrics
@@ -83,11 +82,14 @@ def run(config: RewardConfig, *, policy: Path, pairs: Path, out: Path, context: 
     folder = models.model_folder(policy)
     tokenizer = models.load_tokenizer(folder)
     found = Findings()
-    rows, metrics = _encode(config, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out, found)
-    trained, heldback = held_back(rows, config.heldback, context.seed, found)
-    metrics.values |= {"trained_pairs": len(trained), "heldback_pairs": len(heldback)}
-    found.loading(folder, config.train.precision)
     train = config.train
+    kept, metrics = pair_rows.encode(
+        "reward", train, tokenizer, read_parquet(pairs / "pairs.parquet", Pair), out, found
+    )
+    metrics.tokens = pair_rows.look(kept, tokenizer, found)
+    trained, heldback = held_back(_sides(kept), config.heldback, context.seed, found)
+    metrics.values |= {"trained_pairs": len(trained), "heldback_pairs": len(heldback)}
+    found.loading(folder, train.precision)
     kind = attention.chosen(train.attention, folder, method=config.method, precision=train.precision, plain=True)
     model = scoring.start(config, policy, train.precision, attention=kind)
     lengths = [len(row.chosen) + len(row.rejected) for row in trained]
@@ -106,43 +108,16 @@ def run(config: RewardConfig, *, policy: Path, pairs: Path, out: Path, context: 
     return metrics
 
 
-def _encode(
-    config: RewardConfig, tokenizer: Any, pairs: list[Pair], out: Path, found: Findings
-) -> tuple[list[Sides], Metrics]:
-    """Tokens of the pairs that fit and differ; the others are dropped or cut, as the settings say."""
-    intake = Intake[Pair]("reward", "pairs", config.train, found)
-    rows: list[Sides] = []
-    limit = config.train.max_length
-    for pair in pairs:
-        both = intake.encoded(pair, partial(_both, tokenizer, pair))
-        if not both:
-            continue
-        prompt, (chosen, rejected) = len(both[0][0]), ([*before, *answer] for before, answer in both)
-        longest = max(len(chosen), len(rejected))
-        fits = intake.fits(pair, longest)
-        if not fits and not intake.cuts:
-            continue
-        if prompt >= limit:
-            intake.drop_long(pair, longest)
-            continue
-        row = Sides(pair, chosen[:limit], rejected[:limit], prompt)
-        if row.chosen == row.rejected:
-            what = f"equal answers of {len(row.chosen) - prompt} tokens" + ("" if fits else " once cut")
-            intake.drop(pair, "equal_pair", what)
-            continue
-        if not fits:
-            intake.cut(pair, longest, max(len(row.chosen), len(row.rejected)))
-        rows.append(row)
-    metrics = intake.close(out, len(rows))
-    metrics.tokens = sum(len(row.chosen) + len(row.rejected) for row in rows)
-    found.pairs([row.pair for row in rows], [(len(r.chosen) - r.prompt, len(r.rejected) - r.prompt) for r in rows])
-    found.as_served(tokenizer, [row.pair.prompt for row in rows])
-    return rows, metrics
-
-
-def _both(tokenizer: Any, pair: Pair) -> list[tuple[list[int], list[int]]]:
-    """Tokens of the prompt and of the answer, of both sides."""
-    return [chat.encode_pair(tokenizer, pair.prompt, side) for side in (pair.chosen, pair.rejected)]
+def _sides(kept: pair_rows.Encoded) -> list[Sides]:
+    return [
+        Sides(
+            pair=pair,
+            chosen=[*row["prompt_ids"], *row["chosen_ids"]],
+            rejected=[*row["prompt_ids"], *row["rejected_ids"]],
+            prompt=len(row["prompt_ids"]),
+        )
+        for pair, row in zip(kept.pairs, kept.rows, strict=True)
+    ]
 
 
 def held_back(rows: Sequence[Sides], share: float, seed: int, found: Findings) -> tuple[list[Sides], list[Sides]]:

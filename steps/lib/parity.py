@@ -47,7 +47,7 @@ class Probe:
         most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**30
         prompts = [chat.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in PROMPTS]
         self._prompts = [ids for ids in prompts if len(ids) + NEW_TOKENS <= most]
-        self._answers = [_greedy(model, ids, tokenizer) for ids in self._prompts]
+        self._answers = _greedy(model, self._prompts, tokenizer)
         self._logits = self._ask(model)
 
     def check(
@@ -172,13 +172,19 @@ def _attend_as_served(model: Any) -> None:
         inner.set_attn_implementation("sdpa")
 
 
-def _greedy(model: Any, ids: list[int], tokenizer: Any) -> list[int]:
+def _greedy(model: Any, prompts: list[list[int]], tokenizer: Any) -> list[list[int]]:
+    """The likeliest answer to each prompt, its end included."""
     import torch
 
-    asking, given, width = inference.left_padded(model, [ids], tokenizer.pad_token_id)
+    if not prompts:
+        return []
+    ends = inference.end_tokens(model, tokenizer)
+    asking, given, width = inference.left_padded(model, prompts, tokenizer.pad_token_id)
+    more = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
     with torch.inference_mode():
-        said = asking.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    return list(said[0, width:].tolist())
+        said = asking.generate(**given, max_new_tokens=NEW_TOKENS, **more)[:, width:].tolist()
+    stops = [next((place for place, token in enumerate(one) if token in ends), NEW_TOKENS) for one in said]
+    return [one[: stop + 1] for one, stop in zip(said, stops, strict=True)]
 
 
 def _difference(

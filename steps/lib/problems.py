@@ -127,6 +127,10 @@ def _message(one: Found, merged: Node, known: list[str]) -> str:
         return f"{path} is wrong: got {got} ({origin}), because there is no such key; {_nearest(one, merged, known)}"
     if one.kind.startswith("union_tag") and one.place is not None:
         return _wrong_variant(one, merged, path, origin)
+    if (
+        one.kind == "value_error" and not secret and all(": got " in cause for cause in one.causes)
+    ):  # a section's own check says it all
+        return f"{'' if not one.path else f'{path}: '}{'; and '.join(dict.fromkeys(one.causes))} ({origin})"
     cause = " or ".join(dict.fromkeys(one.causes))
     do = f"write this: {_kind(one.place)}" if secret else _way_out(one, node)
     return f"{path} is wrong: got {got} ({origin}), because {cause}; {do}"

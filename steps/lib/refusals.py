@@ -18,6 +18,8 @@ UNSHARED = {
 """Methods whose weights cannot be shared out over processes, and why."""
 SHARING = ("base", "pretrain", "sft", "dpo")
 """Steps that can share weights out."""
+BY_ROWS = ("kto", "reward", "rl")
+"""Steps whose passes are counted in rows, not in tokens."""
 
 
 def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | None = None) -> None:
@@ -39,8 +41,7 @@ def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | No
     else:
         problems += _fresh(config, step, json.loads((folder / "config.json").read_text(encoding="utf-8")))
         problems += [] if problems else _misplaced(config, step, folder)
-    if problem := shared_out(config, step):
-        problems.append(problem)
+    problems += unread(config, step)
     if config.method == "qlora" and find_spec("bitsandbytes") is None:
         problems.append(
             f"{step}.method is wrong: got qlora, because the package bitsandbytes is not installed; install it with "
@@ -50,22 +51,25 @@ def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | No
         raise ConfigError(problems)
 
 
-def shared_out(config: Any, step: str) -> str | None:
-    """Why the weights of a method cannot be shared out over processes, or not in this step."""
-    train = getattr(config, "train", None)
-    if getattr(train, "parallel", "ddp") != "fsdp":
-        return None
-    if step not in SHARING:
-        return (
-            f"{step}.train.parallel is wrong: got fsdp, because only {', '.join(SHARING)} share weights out; set "
-            f"{step}.train.parallel to ddp"
+def unread(config: Any, step: str) -> list[str]:
+    """Settings of the training that this step, or its method, cannot follow."""
+    train, problems = config.train, []
+    where = f"{step}.train.parallel"
+    if train.parallel == "fsdp" and step not in SHARING:
+        problems.append(
+            f"{where} is wrong: got fsdp, because only {', '.join(SHARING)} share weights out; set {where} to ddp"
         )
-    if config.method not in UNSHARED:
-        return None
-    return (
-        f"{step}.train.parallel is wrong: got fsdp with method {config.method}, because {UNSHARED[config.method]}; set "
-        f"{step}.train.parallel to ddp, or {step}.method to lora"
-    )
+    elif train.parallel == "fsdp" and config.method in UNSHARED:
+        problems.append(
+            f"{where} is wrong: got fsdp with method {config.method}, because {UNSHARED[config.method]}; set it to ddp, or "
+            f"{step}.method to lora"
+        )
+    if step in BY_ROWS and train.tokens_per_pass != type(train).model_fields["tokens_per_pass"].default:
+        problems.append(
+            f"{step}.train.tokens_per_pass is read by nothing: got {train.tokens_per_pass}, because {step} makes its passes of "
+            f"batch_size rows; leave it out, and set {step}.train.batch_size and accumulation"
+        )
+    return problems
 
 
 def foreign(step: str, method: str, kind: str | None) -> str | None:

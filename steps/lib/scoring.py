@@ -16,7 +16,7 @@ from steps.lib import adapters, inference, models
 from steps.lib.config import Section
 from steps.lib.errors import ConfigError, ModelError
 from steps.lib.methods import LoraSettings
-from steps.lib.refusals import shared_out
+from steps.lib.refusals import unread
 
 HEAD = "score"
 """Name that transformers gives the new output."""
@@ -70,7 +70,7 @@ def check(config: ScorerMethod, policy: Path) -> None:
             "reward.lora is wrong: got settings of its own, because the policy's adapter goes on training with the shape that sft "
             "gave it; leave reward.lora out"
         )
-    problems = [one for one in (problem, shared_out(config, "reward")) if one]
+    problems = [*([problem] if problem else []), *unread(config, "reward")]
     if problems:
         raise ConfigError(problems)
 

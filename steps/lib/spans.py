@@ -25,11 +25,12 @@ def takes_spans(model: Any) -> bool:
         return False
     register()
     layers = [module for module in model.modules() if type(module).__name__.endswith(("Attention", "DecoderLayer"))]
-    return bool(layers) and all(_takes_more(module) for module in layers)
+    return bool(layers) and all(_takes_more(type(module).forward) for module in layers)
 
 
-def _takes_more(module: Any) -> bool:
-    words = inspect.signature(type(module).forward).parameters.values()
+@cache
+def _takes_more(forward: Any) -> bool:
+    words = inspect.signature(forward).parameters.values()
     return any(word.kind is inspect.Parameter.VAR_KEYWORD for word in words)
 
 

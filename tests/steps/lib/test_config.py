@@ -95,6 +95,8 @@ class Root(Section):
         """A rule over two values."""
         if self.name == "bad":
             raise ValueError("the name bad is taken")
+        if self.name == "taken twice":
+            raise ValueError("name is wrong: got taken twice, because it was given away; take another one")
         return self
 
 
@@ -458,6 +460,12 @@ def test_a_rule_over_several_values(run: Run) -> None:
         "the configuration is wrong: got {'name': 'bad'} (0.yaml:1), because the name bad is taken; "
         "change one of these values"
     )
+
+
+def test_a_rule_with_a_whole_message_is_shown_as_it_is(run: Run) -> None:
+    """Not as a mapping of everything, with the rule's own words behind a second 'because'."""
+    (message,) = problems(run, "name: taken twice\n")
+    assert message == "name is wrong: got taken twice, because it was given away; take another one (0.yaml:1)"
 
 
 def test_no_secret_in_a_message(run: Run) -> None:

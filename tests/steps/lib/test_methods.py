@@ -23,6 +23,7 @@ from steps.lib import adalora, adapters, chat, inference, methods, models, packe
 from steps.lib.config import layers_of, load
 from steps.lib.errors import ConfigError, Resumable
 from steps.lib.layers import Layer
+from steps.lib.step import config_class, module_of
 from steps.lib.training import fit
 from steps.pretrain import PretrainConfig
 from steps.sft import SftConfig
@@ -555,3 +556,22 @@ def test_the_configurations_of_the_page_load() -> None:
         layers = [*layers_of("cpu-tiny", root=ROOT / "configs"), Layer(yaml.safe_load(text), "docs/methods.md")]
         names.add(load(AlignConfig, layers).value.sft.method)
     assert names == set(methods.METHODS)
+
+
+@pytest.mark.parametrize(
+    "step, fields, words",
+    [
+        (
+            "kto",
+            {"parallel": "fsdp"},
+            "kto.train.parallel is wrong: got fsdp, because only base, pretrain, sft, dpo share",
+        ),
+        ("reward", {"tokens_per_pass": 128}, "reward.train.tokens_per_pass is read by nothing: got 128"),
+        ("rl", {"tokens_per_pass": 128}, "rl.train.tokens_per_pass is read by nothing: got 128"),
+        ("sft", {"tokens_per_pass": 128, "parallel": "fsdp"}, None),
+        ("kto", {}, None),
+    ],
+)
+def test_settings_that_a_step_does_not_follow_are_refused(step: str, fields: dict[str, Any], words: str | None) -> None:
+    found = refusals.unread(config_class(module_of(step)).model_validate({"train": fields}), step)
+    assert [one[: len(words or "")] for one in found] == ([words] if words else [])
