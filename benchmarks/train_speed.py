@@ -7,7 +7,7 @@ settings of glibc and OpenMP, which are no settings of TRL. Tokens are those of 
 the reference's part in them. The bound is the rate of a large float32 matrix product, measured between the sides, over the 4 N
 FLOP that LoRA needs a token.
 
-Run:  python benchmarks/train_speed.py --model DIR --data DIR [--what sft dpo curve lengths] [--repeats 3] [--page docs/speed.md]
+Run:  python benchmarks/train_speed.py --model DIR --data DIR [--what sft dpo curve lengths compiled] [--repeats 3] [--page FILE]
       DIR of the data: alpaca_en_demo.json, alpaca_zh_demo.json, dpo_en_demo.json, dpo_zh_demo.json (LLaMA-Factory's data folder)
 """
 
@@ -122,13 +122,14 @@ def side(arguments: argparse.Namespace) -> None:
     """Train once and print what it took."""
     import torch
     from datasets import Dataset
+    from transformers import TrainerCallback
     from transformers import logging as transformers_logging
 
     from steps.lib import models, runtime
 
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(arguments.threads)
-    if arguments.side == "ours":
+    if arguments.side.startswith("ours"):
         runtime.seed_torch(0)
     tokenizer = models.load_tokenizer(arguments.model)
     folder = Path(tempfile.mkdtemp(dir=arguments.scratch))
@@ -138,7 +139,7 @@ def side(arguments: argparse.Namespace) -> None:
         made = arguments.lengths and made_chats(*arguments.lengths, arguments.rows)
         rows = made or chats(Path(arguments.data), tokenizer, arguments.rows)
         tokens = sum(len(row["input_ids"]) for row in rows)
-        trainer = ours_sft(model, rows, tokenizer, arguments, folder) if who == "ours" else None
+        trainer = ours_sft(model, rows, tokenizer, arguments, folder) if who.startswith("ours") else None
         if trainer is None:
             from trl import SFTConfig, SFTTrainer
 
@@ -164,12 +165,20 @@ def side(arguments: argparse.Namespace) -> None:
         )
         tokens = sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
         trainer = dpo(model, rows, tokenizer, arguments, folder)
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter() - started)
+
+    trainer.add_callback(Clock())
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {
         "seconds": seconds,
+        "ends": ends,
         "rows": len(rows),
         "tokens": tokens,
         "updates": trainer.state.global_step,
@@ -212,6 +221,7 @@ def ours_sft(
         max_length=LENGTH,
         tokens_per_pass=arguments.tokens_per_pass,
         save_every=10_000,
+        compiled=arguments.side == "ours-compiled",
     )
     (folder / ".resume").mkdir()
     context = Context(
@@ -285,7 +295,7 @@ def run(
     if lengths:
         words += ["--lengths", *map(str, lengths)]
     settings = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"}
-    if who == "ours" or who.endswith("-tuned"):  # settings that every step's process has
+    if who.startswith("ours") or who.endswith("-tuned"):  # settings that every step's process has
         settings |= runtime.PROCESS_SETTINGS
     done = subprocess.run(words, env={**os.environ, **settings}, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -300,7 +310,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--what", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo", "curve", "lengths"])
+    parser.add_argument(
+        "--what", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo", "curve", "lengths", "compiled"]
+    )
     parser.add_argument("--only", nargs="+", help="sides")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rows", type=int, default=0, help="rows a run; 0: 24 chats, 8 pairs")
@@ -325,6 +337,8 @@ def main() -> None:
         lines += curve(arguments)
     if "lengths" in arguments.what:
         lines += lengths(arguments)
+    if "compiled" in arguments.what:
+        lines += compiled(arguments)
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.page:
@@ -409,6 +423,21 @@ def lengths(arguments: argparse.Namespace) -> list[str]:
         speed = {who: statistics.median(one["tokens"] / one["seconds"] for one in runs) for who, runs in found.items()}
         cells = [f"{speed[who]:.0f}, {max(one['peak_mb'] for one in found[who]):.0f}" for who in sides]
         lines.append(f"| {length} | {count} | " + " | ".join(cells) + f" | {speed['ours'] / speed[sides[0]]:.2f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def compiled(arguments: argparse.Namespace) -> list[str]:
+    """sft with compiled layers against sft as it is: what compiling takes, and what the later updates win."""
+    head = ["round", "first update, s", "compiled", "the later ones, s", "compiled", "ratio"]
+    lines = ["", "| " + " | ".join(head) + " |", "| ---: |" + " ---: |" * (len(head) - 1)]
+    for number in range(arguments.repeats):
+        plain, quick = (run(arguments, "sft", who, arguments.rows or 24)["ends"] for who in ("ours", "ours-compiled"))
+        later = [
+            ends[-1] - ends[1] for ends in (plain, quick)
+        ]  # the second update compiles what the first did not meet
+        cells = [plain[0], quick[0], *later, later[0] / later[1]]
+        lines.append(f"| {number} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
         print(lines[-1], flush=True)
     return lines
 

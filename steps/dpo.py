@@ -92,7 +92,7 @@ def run(config: DpoConfig, *, policy: Path, pairs: Path, reference: Path, out: P
         **config.loss.arguments(),
     )
     trainer = _trainer()(
-        model=packed.prepared(model),
+        model=packed.prepared(model, compiled=config.train.compiled),
         ref_model=starts.no_model(model),
         args=arguments,
         train_dataset=Dataset.from_list(rows),

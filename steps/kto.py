@@ -125,7 +125,7 @@ def run(
         router_aux_loss_coef=0.0,
     )
     trainer = _trainer(context)(
-        model=packed.prepared(model),
+        model=packed.prepared(model, compiled=config.train.compiled),
         ref_model=starts.no_model(model),
         args=arguments,
         data_collator=_collator(tokenizer.pad_token_id),

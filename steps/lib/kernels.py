@@ -1,8 +1,8 @@
-"""The same products with fewer passes over memory, for training on a CPU.
+"""The same products with fewer passes over memory: by hand for training on a CPU, by torch.compile where it is asked for.
 
 PEFT runs a LoRA layer as four operations, each of which writes and reads the layer's whole output, forward and backward. Here it is
 two products that add into one output (as Unsloth does on GPUs); gradients are those of the closed form. Norms likewise. On a GPU
-nothing is changed.
+nothing of this is changed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import types
 from functools import cache
 from typing import Any
+
+from steps.lib import spans
 
 
 def speed_up(model: Any) -> int:
@@ -25,16 +27,36 @@ def speed_up(model: Any) -> int:
     found = 0
     for module in model.modules():
         if type(module) is Linear:
-            _patch(module, _lora_forward)
+            _patch(module, _lora_forward, _lora())
             found += 1
         elif _is_rms_norm(module):
-            _patch(module, _norm_forward)
+            _patch(module, _norm_forward, _norm())
             found += 1
     return found
 
 
-def _patch(module: Any, forward: Any) -> None:
-    module.plain_forward = module.forward
+def compile_layers(model: Any) -> int:
+    """Let torch.compile make one function of what stands before attention in a layer, and one of what stands behind it.
+
+    All layers share it, and it takes rows of any width; attention stays as it is. Returns how many layers there are.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    spans.stay_eager()
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
+
+
+def back_to_plain(model: Any) -> None:
+    """Undo ``compile_layers``: what is asked of the model now has other shapes, and would be compiled again."""
+    for module in model.modules():
+        module._compiled_call_impl = None
+
+
+def _patch(module: Any, forward: Any, function: Any) -> None:
+    module.plain_forward, module.quick = module.forward, function
     module.forward = types.MethodType(forward, module)
 
 
@@ -65,7 +87,7 @@ def _lora_forward(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     if not quick:
         return self.plain_forward(x, *args, **kwargs)
     a, b = self.lora_A[name].weight, self.lora_B[name].weight
-    return _lora().apply(x, base.weight, base.bias, a, b, float(self.scaling[name]))
+    return self.quick.apply(x, base.weight, base.bias, a, b, float(self.scaling[name]))
 
 
 def _norm_forward(self: Any, x: Any) -> Any:
@@ -73,7 +95,7 @@ def _norm_forward(self: Any, x: Any) -> Any:
 
     if x.dtype != torch.float32 or self.weight.requires_grad:
         return self.plain_forward(x)
-    return _norm().apply(x, self.weight, float(self.variance_epsilon))
+    return self.quick.apply(x, self.weight, float(self.variance_epsilon))
 
 
 @cache

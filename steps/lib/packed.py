@@ -25,9 +25,11 @@ Row = dict[str, list[int]]
 """A row of the data set: ``input_ids`` and ``labels`` of its sequences one after another, and their ``lengths``."""
 
 
-def prepared(model: Any) -> Any:
-    """A model for training: with quick layers where it is on a CPU, and with scores of chosen tokens alone."""
+def prepared(model: Any, *, compiled: bool = False) -> Any:
+    """A model for training: with quick layers (on a CPU, or compiled), and with scores of chosen tokens alone."""
     kernels.speed_up(model)
+    if compiled:
+        kernels.compile_layers(model)
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     head.give_scores(inner)
     if any(one.peft_type == "ADAPTION_PROMPT" for one in getattr(model, "peft_config", {}).values()):
@@ -71,7 +73,7 @@ def trainer(model: Any, rows: Sequence[Row], tokenizer: Any, settings: training.
     from transformers import TrainingArguments
 
     made = trainer_class()(
-        model=prepared(model),
+        model=prepared(model, compiled=settings.compiled),
         args=training.arguments(TrainingArguments, settings, context, whole=True, remove_unused_columns=False),
         train_dataset=rows,
         data_collator=Collator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,8 @@ SHARING = ("base", "pretrain", "sft", "dpo")
 """Steps that can share weights out."""
 BY_ROWS = ("kto", "reward", "rl")
 """Steps whose passes are counted in rows, not in tokens."""
+PLAIN = ("reward", "rl")
+"""Steps whose layers are not compiled."""
 
 
 def check(config: MergingMethods, step: str, folder: Path, *, adapter: Path | None = None) -> None:
@@ -68,6 +71,15 @@ def unread(config: Any, step: str) -> list[str]:
         problems.append(
             f"{step}.train.tokens_per_pass is read by nothing: got {train.tokens_per_pass}, because {step} makes its passes of "
             f"batch_size rows; leave it out, and set {step}.train.batch_size and accumulation"
+        )
+    if train.compiled and step in PLAIN:
+        problems.append(
+            f"{step}.train.compiled is read by nothing: got true, because {step} trains by TRL's own trainer; leave it out"
+        )
+    elif train.compiled and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        problems.append(
+            f"{step}.train.compiled cannot be followed: got true, because torch.compile needs a C++ compiler and this machine "
+            f"has none; install one (g++), or set {step}.train.compiled to false"
         )
     return problems
 

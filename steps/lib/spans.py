@@ -53,6 +53,19 @@ def no_mask(device: Any) -> Any:
 @cache
 def register() -> None:
     """Teach transformers' ``sdpa`` the word ``spans``; without it nothing is changed."""
+    _register(attend)
+
+
+@cache
+def stay_eager() -> None:
+    """Keep attention by spans out of what torch.compile makes of a layer: it would be another one for each row's spans."""
+    import torch
+
+    register()
+    _register(torch.compiler.disable(attend))
+
+
+def _register(attending: Any) -> None:
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -60,7 +73,9 @@ def register() -> None:
         spans = kwargs.pop("spans", None)
         if spans is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return attend(query, key, value, spans, scale=kwargs.get("scaling"), dropout=kwargs.get("dropout", 0.0)), None
+        return attending(
+            query, key, value, spans, scale=kwargs.get("scaling"), dropout=kwargs.get("dropout", 0.0)
+        ), None
 
     AttentionInterface.register("sdpa", forward)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from steps.lib import checkpoints, history, runtime, sharded
+from steps.lib import checkpoints, history, kernels, runtime, sharded
 from steps.lib.attention import Attention
 from steps.lib.config import Neutral, Section
 from steps.lib.errors import ConfigError, DataError, TrainingError
@@ -62,6 +62,9 @@ class TrainSettings(Section):
     have 16 bits, and flex_attention for pairs that share a prompt; sdpa elsewhere. Results differ by rounding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compiled: Annotated[bool, Neutral] = False
+    """Let torch.compile join the layers' small operations: a minute or so at the start for faster updates. For runs of hours on a
+    GPU; on a CPU it gains next to nothing (docs/training.md). Results differ by rounding."""
     save_every: Annotated[int, Neutral] = Field(200, ge=1)
     """Updates between checkpoints (they allow resuming, and change no result)."""
     log_every: Annotated[int, Neutral] = Field(10, ge=1)
@@ -201,6 +204,8 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
     entries = losses(trainer)
     if first:
         history.write(out / "record" / "history.jsonl", entries)
+    if settings.compiled:
+        kernels.back_to_plain(trainer.model)
     after = _norms(trainer.model)
     if trainer.args.sharded:
         sharded.gather(trainer)

@@ -50,6 +50,22 @@ def test_activations_made_again_change_nothing(small: Small, device: str, step: 
     assert runs[1] == pytest.approx(runs[0], rel=near(device))
 
 
+@pytest.mark.long  # 20 s of compiling each
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("step", ["sft", "dpo"])
+def test_compiled_layers_train_alike(small: Small, device: str, step: str) -> None:
+    """Rows of any width share one function: more would be made than are allowed if a width or a layer had its own."""
+    import torch
+
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    runs = [
+        losses(small.run(step, small.config(step, train={"compiled": compiled, "precision": "float32"}))[0])
+        for compiled in (False, True)
+    ]
+    assert runs[1] == pytest.approx(runs[0], rel=max(1e-5, near(device)))
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 8
+
+
 @pytest.mark.parametrize("step", ["sft", "dpo"])
 def test_stopped_and_continued_is_uninterrupted(small: Small, device: str, step: str) -> None:
     """With dropout, so that a lost state of the GPU's generator shows."""

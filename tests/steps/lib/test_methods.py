@@ -568,6 +568,11 @@ def test_the_configurations_of_the_page_load() -> None:
         ),
         ("reward", {"tokens_per_pass": 128}, "reward.train.tokens_per_pass is read by nothing: got 128"),
         ("rl", {"tokens_per_pass": 128}, "rl.train.tokens_per_pass is read by nothing: got 128"),
+        (
+            "rl",
+            {"compiled": True},
+            "rl.train.compiled is read by nothing: got true, because rl trains by TRL's own trainer",
+        ),
         ("sft", {"tokens_per_pass": 128, "parallel": "fsdp"}, None),
         ("kto", {}, None),
     ],
