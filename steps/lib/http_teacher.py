@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import random
 import time
@@ -30,9 +31,9 @@ from pydantic import Field, field_validator, model_validator
 from steps.lib.asking import Outcome, Request
 from steps.lib.config import Added, Neutral, Section
 from steps.lib.errors import BudgetSpent, TeacherError
-from steps.lib.ledger import Reply
+from steps.lib.ledger import Reply, Spent
 from steps.lib.limits import Breaker, Gate, Rates
-from steps.lib.prices import Budget, Price, Spent, Usage, most_tokens
+from steps.lib.prices import Budget, Price, Usage, most_tokens
 from steps.lib.wire import Again, Refused, Wire
 
 T = TypeVar("T")
@@ -137,7 +138,9 @@ class HttpTeacher(Section):
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(OURS & set(value)):
-            raise ValueError(f"{', '.join(taken)} cannot stand there; other fields of the teacher set it, or it is not supported")
+            raise ValueError(
+                f"{', '.join(taken)} cannot stand there; other fields of the teacher set it, or it is not supported"
+            )
         return value
 
     @model_validator(mode="after")
@@ -187,7 +190,9 @@ class HttpClient:
         """Answers by what is worth knowing of them: other_model, cost_estimated."""
         self.budget = Budget(config.name, config.budget_usd, config.budget_tokens, spent or Spent())
         self._jitter = random.Random()
-        self._counted = config.budget_usd is not None or config.budget_tokens is not None or config.tokens_per_minute is not None
+        self._counted = (
+            config.budget_usd is not None or config.budget_tokens is not None or config.tokens_per_minute is not None
+        )
         self._fresh()
 
     def _fresh(self) -> None:
@@ -218,8 +223,8 @@ class HttpClient:
         )
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
-        await self._http.__aexit__(*error)
+    async def __aexit__(self, *error: object) -> None:
+        await self._http.__aexit__(None, None, None)
 
     async def ask(self, request: Request, stop: asyncio.Event) -> Outcome | None:
         """All attempts of one request; None when the run stops before they are used up.
@@ -235,7 +240,9 @@ class HttpClient:
             except (TeacherError, BudgetSpent):
                 if not billed:
                     raise
-                return _outcome(None, reason, attempt, billed)  # what was paid for is written down; the next request will say it
+                return _outcome(
+                    None, reason, attempt, billed
+                )  # what was paid for is written down; the next request will say it
             if held is None:
                 return _outcome(None, reason, attempt, billed) if billed else None
             attempt += 1
@@ -252,8 +259,7 @@ class HttpClient:
                 return _outcome(None, str(error), attempt, billed + error.usage)
             except TeacherError as error:
                 self._dead = self._dead or error
-                if held.probe:
-                    self._breaker.abandon()
+                self._breaker.heard()  # those that wait learn of it
             else:
                 self._breaker.heard()
                 return _outcome(reply, "", attempt, billed + usage)
@@ -286,9 +292,9 @@ class HttpClient:
         tokens = most_in // 3 + config.max_tokens
         while True:
             probe = await self._breaker.enter()
-            if self._dead or self._breaker.dead:
-                raise self._dead or self._nobody()
             try:
+                if self._dead or self._breaker.dead:
+                    raise self._dead or self._nobody()
                 held = await self._places(probe, tokens, self._wire.usage(most_in, config.max_tokens))
             except BaseException:
                 if probe:
@@ -346,7 +352,9 @@ class HttpClient:
             cause = _root(error)
             if isinstance(cause, (TimeoutError, openai.APITimeoutError)):
                 raise Again(late, pressed=True, usage=self._wire.most(body)) from None
-            unsent = isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionResetError)
+            unsent = (
+                isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionResetError)
+            )
             said = self._wire.clean(f"{type(cause).__name__} {cause}")
             raise Again(f"connection: {said}", usage=Usage() if unsent else self._wire.most(body)) from None
         except openai.APIStatusError as error:
@@ -365,7 +373,11 @@ class HttpClient:
 
 
 def _outcome(reply: Reply | None, reason: str, attempts: int, used: Usage) -> Outcome:
-    return Outcome(reply, reason, attempts, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
+    """With what all attempts used: a reply that took a billed attempt before has cost both."""
+    if reply is None:
+        return Outcome(None, reason, attempts, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
+    whole = dataclasses.replace(reply, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
+    return Outcome(whole, attempts=attempts)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from steps.lib.config import Section
 from steps.lib.errors import BudgetSpent
+from steps.lib.ledger import Spent
 from steps.lib.rules import read_values
 
 MILLION = 1e6
@@ -95,17 +96,11 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.tokens_in + other.tokens_in, self.tokens_out + other.tokens_out, self.cost + other.cost)
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.tokens_in - other.tokens_in, self.tokens_out - other.tokens_out, self.cost - other.cost)
+
     def __bool__(self) -> bool:
         return bool(self.tokens or self.cost)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a teacher has used already, by its ledger."""
-
-    usd: float = 0.0
-    """US dollars."""
-    tokens: int = 0
 
 
 class Budget:
@@ -122,6 +117,8 @@ class Budget:
         self.used = Usage(spent.tokens, 0, spent.usd)
         """Used for certain."""
         self._reserved: dict[int, Usage] = {}
+        self._held = Usage()
+        """Sum of what is reserved."""
         self._number = 0
         self._changed = asyncio.Event()
         self.spent = False
@@ -146,19 +143,21 @@ class Budget:
         """Whether so much can be set aside now."""
         if self._usd is None and self._tokens is None:
             return True
-        held = [self.used, more, *self._reserved.values()]
-        money = self._usd is None or sum(one.cost for one in held) <= self._usd + FEW_DOLLARS
-        return money and (self._tokens is None or sum(one.tokens for one in held) <= self._tokens)
+        whole = self.used + self._held + more
+        money = self._usd is None or whole.cost <= self._usd + FEW_DOLLARS
+        return money and (self._tokens is None or whole.tokens <= self._tokens)
 
     def take(self, most: Usage) -> int:
         """Set aside, whether it fits or not: what was sent already."""
         self._number += 1
         self._reserved[self._number] = most
+        self._held += most
         return self._number
 
     def settle(self, number: int, used: Usage) -> None:
         """Put what a request really used in the place of what was set aside for it."""
-        self._reserved.pop(number)
+        most = self._reserved.pop(number)
+        self._held = self._held - most if self._reserved else Usage()  # no rest of rounding stays
         self.used += used
         self._changed.set()
         self._changed = asyncio.Event()
@@ -174,8 +173,9 @@ class Budget:
             caps.append("budget_tokens")
         need = f"{most.tokens} tokens" + (f" or {most.cost:.4f} USD" if self._usd is not None else "")
         return BudgetSpent(
-            f"budget of teacher {self._name} is spent: got {' and '.join(parts)} used, because the next request may take up to {need}; "
-            f"raise {' or '.join(caps)} and run the same command again: answers received so far are kept and not paid for again"
+            f"budget of teacher {self._name} is spent: got {' and '.join(parts)} used, because the next request may take "
+            f"up to {need}; raise {' or '.join(caps)} and run the same command again: answers received so far are kept "
+            "and not paid for again"
         )
 
 
@@ -198,5 +198,9 @@ def likely_answer(text: str) -> int:
 
 
 def _size(body: Mapping[str, Any]) -> int:
-    told = {name: body[name] for name in ("messages", "response_format", "structured_outputs", "guided_json") if name in body}
+    told = {
+        name: body[name]
+        for name in ("messages", "response_format", "structured_outputs", "guided_json")
+        if name in body
+    }
     return len(json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass"))
