@@ -215,7 +215,7 @@ def ask(
         stop.check()
     finally:
         boss.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TeacherError):
+        with contextlib.suppress(asyncio.CancelledError, TeacherError, Resumable):
             loop.run_until_complete(boss)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
