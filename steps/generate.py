@@ -40,7 +40,7 @@ from steps.lib.teacher import ScriptedTeacherConfig, Teacher, assign, identities
 VERSION = "1"
 RECORDS = ("dropped.parquet",)
 
-Flag = Literal["truncated", "empty", "unparsed", "schema", "refusal", "think_tag"]
+Flag = Literal["truncated", "empty", "repaired", "unparsed", "schema", "refusal", "think_tag"]
 
 
 class GenerateConfig(Section):
