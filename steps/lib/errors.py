@@ -11,6 +11,7 @@ The tree, with exit codes:
   +-- TeacherError         6   a teacher or judge cannot answer
   +-- TrainingError        7   a training run would give a wrong result
   +-- Resumable           75   stopped on request; running again goes on where it stopped
+      +-- BudgetSpent     75   a teacher would pass its budget
 
 A message says: what (path, row or field) is wrong: got VALUE, because CAUSE; do THIS.
 """
@@ -81,7 +82,18 @@ class Resumable(PreflineError):
     exit_code = 75
 
 
+class BudgetSpent(Resumable):
+    """A teacher's next request could pass its budget. What was received is kept; it goes on when the budget is raised."""
+
+
 BY_EXIT_CODE: dict[int, type[PreflineError]] = {
     kind.exit_code: kind
     for kind in (ConfigError, DataError, ModelError, ArtifactError, TeacherError, TrainingError, Resumable)
 }
+
+
+def told(exit_code: int, kind: str, message: str) -> PreflineError:
+    """The error that another process had, by its exit code; ``kind``, its name, tells a spent budget from a stop."""
+    if kind == BudgetSpent.__name__:
+        return BudgetSpent(message)
+    return BY_EXIT_CODE.get(exit_code, PreflineError)(message)
