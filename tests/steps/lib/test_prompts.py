@@ -418,7 +418,7 @@ def test_what_the_scripted_teacher_breaks_is_mended_or_dropped() -> None:
     """It plants code fences, text before, commas, Python's quotes (all mended) and missing fields (never made up)."""
     teacher = ScriptedTeacher(Path("data/seed/task/teacher.yaml"))
     file = PromptFile.read(Path("configs/prompts/aftersales.yaml"))
-    lines = Path("data/seed/task/prompts_train.jsonl").read_text(encoding="utf-8").splitlines()[:400]
+    lines = Path("data/seed/task/prompts_train.jsonl").read_text(encoding="utf-8").splitlines()[:600]
     texts = [teacher.answer(json.loads(line)["prompt"], seed=0, sample=0) for line in lines]
     parsed = [file.parse(text) for text in texts]
     assert {repair for one in parsed for repair in one.repairs} == {"fence", "around", "commas", "quotes", "words"}
