@@ -23,6 +23,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from steps.lib.config import Section
 from steps.lib.errors import DataError
+from steps.lib.phrases import refusal
 from steps.lib.prompt_parts import (
     ByLanguage,
     Example,
@@ -35,16 +36,8 @@ from steps.lib.prompt_parts import (
 from steps.lib.rows import Prompt, messages
 from steps.lib.rules import Language, language_of, parse_strict, read_values
 
+_VARIABLE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _THINK = re.compile(r"\A\s*(?:<think>)?(.*?)</think>", re.DOTALL)
-_REFUSAL = re.compile(
-    r"\A\W*(?:(?:i'?m|i am|we are)?\s*(?:very |so |really )?sorry\b[^.\n]{0,20}"
-    r"\b(?:i|we) (?:can't|can’t|cannot|can not|am unable|won't)"
-    r"|i (?:can't|can’t|cannot|am unable to|won't) (?:help|assist|answer|provide|comply|do that)"
-    r"|as an? (?:ai|artificial intelligence|language model)\b"
-    r"|(?:很|非常|十分)?(?:抱歉|对不起|不好意思)[，,、 ]*(?:但)?我(?:不能|无法|没有办法|没办法)"
-    r"|我(?:不能|无法)(?:回答|提供|协助|帮助|满足)|作为(?:一个|一名)?(?:AI|ai|人工智能|语言模型))",
-    re.IGNORECASE,
-)
 
 
 class ChainOfThought(Section):
@@ -199,6 +192,17 @@ class PromptFile(Section):
         """JSON Schema of the answer."""
         return self._schema
 
+    @property
+    def pool(self) -> list[Example]:
+        """All examples of the file."""
+        return self._pool
+
+    def instructions(self, lang: Language) -> list[str]:
+        """What the file itself says to a teacher, without anything of a row: nothing of it belongs into an answer."""
+        user = self.user if isinstance(self.user, str) else self.user.of(lang)
+        texts = [self.system.of(lang), self._instruction(lang), user]
+        return [part.strip() for text in texts for part in _VARIABLE.split(text) if part.strip()]
+
     def digest(self) -> str:
         """Digest of the content: values, examples and schema, but no path, comment or layout."""
         content = {
@@ -264,7 +268,7 @@ class PromptFile(Section):
         elif "unparsed" not in flags:
             if flag := self._shape(answer):
                 flags.append(flag)
-            if (self._schema is None or flag) and _REFUSAL.match(answer):
+            if (self._schema is None or flag) and refusal(answer):
                 flags.append("refusal")
         mode = self.chain_of_thought.mode
         return Parsed(whole if mode == "keep" else answer, thought if mode == "apart" else "", tuple(flags))
