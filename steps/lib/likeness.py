@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from steps.lib.rules import parse_strict
 
-SIZE = 5
-"""Characters of a shingle: about a word of English, two of Chinese."""
+SIZE = 4
+"""Characters of a shingle: most of a word of English, two words of Chinese."""
 _JOINTS = re.compile(r"[\W_]+")
+_ASCII_JOINTS = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
 def folded(text: str) -> str:
-    """The text in small letters, without blanks and punctuation; as it is where nothing else is in it."""
-    return _JOINTS.sub("", text.casefold()) or "".join(text.split())
+    """The text in small letters, without blanks and punctuation; without blanks alone where nothing else is in it."""
+    if text.isascii():
+        bare = text.encode().lower().translate(None, _ASCII_JOINTS).decode()
+    else:
+        bare = _JOINTS.sub("", text.casefold())
+    return bare or "".join(text.split())
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[str]:
@@ -60,36 +66,48 @@ def said(text: str) -> str:
     return "\n".join(leaf for _, leaf in _leaves(value) if isinstance(leaf, str) and not _LABEL.fullmatch(leaf))
 
 
-def similarity(one: str, other: str) -> float:
+@dataclass(frozen=True)
+class Form:
+    """A text made ready to be compared with many."""
+
+    text: str
+    words: frozenset[str]
+    """Shingles of the folded text."""
+    places: dict[str, Any] | None
+    """Place -> value or shingles of a string, of the JSON that the text is; None: it is no JSON."""
+
+    @classmethod
+    def of(cls, text: str) -> Form:
+        """The form of a text."""
+        value = as_json(text)
+        words = shingles(folded(text))
+        if value is None:
+            return cls(text, words, None)
+        places = {place: shingles(folded(leaf)) if isinstance(leaf, str) else leaf for place, leaf in _leaves(value)}
+        return cls(text, words, places)
+
+
+def similarity(one: Form, other: Form) -> float:
     """How alike two answers are, 0 to 1.
 
     Text: Jaccard over character shingles. JSON: 1 when the values are equal; else the mean over all places of either, where
     strings count by their shingles, other values by being equal, and a place that one of the two lacks counts 0.
     """
-    if one == other:
+    if one.text == other.text:
         return 1.0
-    first, second = as_json(one), as_json(other)
-    if first is None or second is None:
-        return _alike(one, other)
-    a, b = dict(_leaves(first)), dict(_leaves(second))
-    places = a.keys() | b.keys()
-    if not places:
-        return float(first == second)
-    return sum(_equal(a.get(place, _NOTHING), b.get(place, _NOTHING)) for place in places) / len(places)
+    if one.places is None or other.places is None:
+        return jaccard(one.words, other.words)
+    places = one.places.keys() | other.places.keys()
+    return sum(_equal(one.places.get(place, _LACKS), other.places.get(place, _LACKS)) for place in places) / len(places)
 
 
-_NOTHING = object()
+_LACKS = object()
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]*")
 
 
-def _alike(one: str, other: str) -> float:
-    a, b = folded(one), folded(other)
-    return 1.0 if a == b else jaccard(shingles(a), shingles(b))
-
-
 def _equal(one: Any, other: Any) -> float:
-    if isinstance(one, str) and isinstance(other, str):
-        return _alike(one, other)
+    if isinstance(one, frozenset) and isinstance(other, frozenset):
+        return jaccard(one, other)
     return float(type(one) is type(other) and one == other)
 
 

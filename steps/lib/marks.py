@@ -32,7 +32,7 @@ from typing import Literal, get_args
 
 from steps.lib import phrases
 from steps.lib.language import detect
-from steps.lib.likeness import folded, jaccard, known_shingles, said, shingles
+from steps.lib.likeness import SIZE, folded, jaccard, known_shingles, said, shingles
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import repetition
 from steps.lib.rows import Lang
@@ -57,6 +57,8 @@ RUN = {"zh": (8, 20), "en": (24, 60)}
 """Folded characters of a piece of the instructions, and how many of such pieces side by side make a leak."""
 LOOPS = 0.5
 """Share of repeated pieces in a stretch of an answer above which it goes round in circles; the limit of clean's filter."""
+MIXED = 0.1
+"""Share of Chinese characters in a text from which it counts as Chinese with names or code in it."""
 LETTERS = 20
 """Letters (Latin; a Chinese character counts for three) without which the language of an answer is not judged."""
 
@@ -136,23 +138,27 @@ def closed(answers: Sequence[str]) -> bool:
 
 def copies(bare: str, shown: str) -> bool:
     """Whether folded words copy an example's answer. Labels of JSON, such as an intent, are left out of both."""
-    if len(bare.encode()) < TELLING:
-        return False
     other = _bare(shown)
     if bare == other:
-        return True
-    if not COPY <= len(bare) / max(1, len(other)) <= 1 / COPY:  # no sets of so different sizes are that alike
+        return len(bare.encode()) >= TELLING
+    if len(bare.encode()) < TELLING or not COPY <= len(bare) / max(1, len(other)) <= 1 / COPY:
+        return False  # no sets of so different sizes are that alike
+    pieces = known_shingles(other)
+    looks = [bare[place : place + SIZE] in pieces for place in range(0, len(bare), 4)]
+    if sum(looks) < 0.2 * len(looks):  # a quarter of the pieces: were four fifths shared, a fifth of these would be
         return False
-    return jaccard(shingles(bare), known_shingles(other)) >= COPY
+    return jaccard(shingles(bare), pieces) >= COPY
 
 
 def wrong_language(words: str, prompt: str, lang: Lang) -> bool:
     """Whether the answer is in another language than the row, for no reason that the prompt gives.
 
     Not judged: rows of another language than zh and en; short answers; what stands in code, in formulas and in addresses; a
-    prompt that speaks of a language or of translating; and one that itself holds a stretch of the answer's language.
+    prompt that speaks of a language or of translating, that quotes a word of the answer's language or holds a stretch of it.
     """
     if lang == "other" or (lang == "en" and words.isascii()):
+        return False
+    if lang == "zh" and len("".join(_HANS.findall(words))) >= MIXED * len(words) and not _KANA.search(words):
         return False
     text = _CODE.sub(" ", words)
     found = detect(text)
@@ -165,8 +171,19 @@ def wrong_language(words: str, prompt: str, lang: Lang) -> bool:
 
 
 def loops(answer: str) -> bool:
-    """Whether the answer repeats itself: in any stretch of it, or, where it is short, all over."""
-    return repetition(answer) > LOOPS or (len(answer) < 100 and bool(_SHORT_LOOP.search(answer)))
+    """Whether the answer repeats itself: in any stretch of it, or, where it is short, all over. Rules and frames, which are
+    drawn with one mark, count for nothing."""
+    if len(answer) < 100:
+        return bool(_SHORT_LOOP.search(_FRAME.sub(" ", answer)))
+    if not any(_may_loop(answer[start : start + 1000]) for start in range(0, max(1, len(answer) - 500), 1000)):
+        return False
+    return repetition(_FRAME.sub(" ", answer)) > LOOPS
+
+
+def _may_loop(stretch: str) -> bool:
+    """A quick look: of the pieces that begin with some frequent letter, as many come again as of all pieces."""
+    looks = [stretch[found.start() : found.start() + 20] for found in _FREQUENT.finditer(stretch)]
+    return len(looks) < 10 or len(set(looks)) < 0.85 * len(looks)
 
 
 class _Instruction:
@@ -175,13 +192,16 @@ class _Instruction:
     def __init__(self, text: str, size: int, run: int) -> None:
         self._text, self._size = folded(text), size
         self._pieces = known_shingles(self._text, size)
+        self._ascii = self._text.isascii()
         self._run = min(run, max(size, int(0.8 * len(self._text))))
 
     def leaks(self, bare: str, asked: str) -> bool:
         """Whether so much of it stands in the answer, and not in the prompt."""
         size, pieces = self._size, self._pieces
+        if bare.isascii() and not self._ascii:
+            return False
         if not any(bare[place : place + size] in pieces for place in range(0, len(bare) - size + 1, size)):
-            return False  # a run of twice the size holds a piece at one of these places
+            return False  # a run of twice the size holds a piece that begins at one of these places
         held = {bare[place : place + size] for place in range(len(bare) - size + 1)} & pieces
         own = sum(piece not in asked for piece in held)
         return own > 0 and own + size - 1 >= self._run
@@ -193,8 +213,12 @@ def _bare(example: str) -> str:
     return folded(said(example))
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|https?://\S+|\S+@\S+", re.DOTALL)
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|https?://\S+", re.DOTALL)
+_HANS = re.compile(r"[\u3400-\u9fff]+")
+_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
+_FREQUENT = re.compile(r"[o，。的一是在]")
+_FRAME = re.compile(r"([^\w])\1{3,}")
 _HAN = re.compile(r"[\u3400-\u9fff]{2}")
-_LATIN = re.compile(r"(?:[A-Za-z]+[ ,.'’-]+){2}[A-Za-z]+|[A-Za-z]{12}")
+_LATIN = re.compile(r"(?:[A-Za-z]+[ ,.'’-]+){2}[A-Za-z]+|[A-Za-z]{12}|[\"'“‘「《(（][A-Za-z]{3,}")
 _FOREIGN = re.compile(r"[^\W\d_a-zA-Z\u3400-\u9fff]{2}")
 _SHORT_LOOP = re.compile(r"(.{1,12}?)\1{5,}", re.DOTALL)
