@@ -15,9 +15,9 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
-from steps.lib.errors import TeacherError
+from steps.lib.errors import Resumable, TeacherError
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.runtime import Stop
 
@@ -253,8 +253,10 @@ async def _all(
             tally.count(outcome)
             arrivals.put_nowait(request)
 
-        if missing:
-            await client.answer(unique, missing, report, stopped)
+        if missing and isinstance(client, Single):
+            await _singly(client, [request for request in unique if request.key in missing], report, stopped)
+        elif missing:
+            await cast(Batching, client).answer(unique, missing, report, stopped)
 
     async def one_by_one(names: list[str]) -> None:
         for name in names:
@@ -268,10 +270,48 @@ async def _all(
     finally:
         arrivals.put_nowait(None)
     for error in errors:
-        if not isinstance(error, TeacherError):
+        if not isinstance(error, (TeacherError, Resumable)):
             raise error
+    if spent := [error for error in errors if isinstance(error, Resumable)]:
+        raise spent[0]
     if errors:
         raise TeacherError("\n".join(str(error) for error in errors))
+
+
+async def _singly(client: Single, requests: Sequence[Request], report: OnOutcome, stop: asyncio.Event) -> None:
+    todo = iter(requests)
+    errors: list[Exception] = []
+
+    async def work() -> None:
+        while not (stop.is_set() or errors) and (request := next(todo, None)) is not None:
+            try:
+                outcome = await client.ask(request, stop)
+            except (TeacherError, Resumable) as error:
+                errors.append(error)
+                return
+            if outcome is None:
+                return
+            report(request, outcome)
+
+    async with client:
+        workers = [asyncio.ensure_future(work()) for _ in range(min(client.concurrency, len(requests)))]
+        watcher = asyncio.ensure_future(stop.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = {*workers}
+            while waiting and not stop.is_set():
+                done, _ = await asyncio.wait({*waiting, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                waiting -= done
+            if waiting:
+                await asyncio.wait(waiting, timeout=client.grace_seconds)
+            for worker in workers:
+                if worker.done():
+                    worker.result()
+        finally:
+            for task in (watcher, *workers):
+                task.cancel()
+            await asyncio.gather(watcher, *workers, return_exceptions=True)
+    if errors:
+        raise errors[0]
 
 
 @contextlib.asynccontextmanager

@@ -84,6 +84,8 @@ class Reply:
     seconds: float = 0.0
     cost: float = 0.0
     """US dollars, by the teacher's price table."""
+    thought: str = ""
+    """What a reasoning model thought, where its endpoint keeps it apart from the answer."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class RequestLedger(Database):
             path,
             "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, "
             "attempts INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, "
-            "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, seconds REAL NOT NULL, source TEXT NOT NULL, "
+            "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, seconds REAL NOT NULL, "
+            "cost REAL NOT NULL, thought TEXT NOT NULL, source TEXT NOT NULL, "
             "seal TEXT NOT NULL)",
             log,
         )
@@ -119,7 +122,7 @@ class RequestLedger(Database):
     def get(self, key: str) -> Reply | None:
         """The answer on record, or None when it is still to be asked for."""
         found = self.execute(
-            "SELECT seal, text, finish_reason, model, tokens_in, tokens_out, seconds FROM requests "
+            "SELECT seal, text, finish_reason, model, tokens_in, tokens_out, seconds, cost, thought FROM requests "
             "WHERE key=? AND status='ok'",
             (key,),
         )
@@ -145,10 +148,11 @@ class RequestLedger(Database):
     def _write(self, key: str, status: str, reason: str, attempts: int, reply: Reply, source: str) -> None:
         values = dataclasses.astuple(reply)
         self.execute(
-            "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status, "
+            "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status, "
             "reason=excluded.reason, attempts=requests.attempts+excluded.attempts, text=excluded.text, "
             "finish_reason=excluded.finish_reason, model=excluded.model, tokens_in=excluded.tokens_in, "
-            "tokens_out=excluded.tokens_out, seconds=excluded.seconds, source=excluded.source, seal=excluded.seal",
+            "tokens_out=excluded.tokens_out, seconds=excluded.seconds, cost=excluded.cost, "
+            "thought=excluded.thought, source=excluded.source, seal=excluded.seal",
             (key, status, reason, attempts, *values, source, seal_of(key, values)),
         )
 

@@ -20,11 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 from steps.lib.asking import Client, Outcome, Request, Tally, ask, make_request
 from steps.lib.config import key_view
 from steps.lib.errors import Resumable, TeacherError
-from steps.lib.http_teacher import HttpTeacher, retry_after
+from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.local_teacher import LocalTeacher
 from steps.lib.runtime import Stop, stop_signals
 from steps.lib.teacher import ScriptedTeacherConfig, Teacher, assign, open_client
+from steps.lib.wire import retry_after
 
 LOG = logging.getLogger("test")
 SECRET = "sk-very-secret-value"
@@ -38,7 +39,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def http(server: Server, **values: Any) -> HttpTeacher:
     base = {"kind": "http", "name": "t", "endpoint": "test", "base_url": server.url, "model": "m", "api_key_env": "TEST_TEACHER_KEY",
-            "backoff_seconds": 0.01, "timeout_seconds": 5, "concurrency": 4, "grace_seconds": 1}  # fmt: skip
+            "backoff_seconds": 0.01, "probe_seconds": 0.05, "timeout_seconds": 5, "concurrency": 4, "grace_seconds": 1}  # fmt: skip
     return HttpTeacher.model_validate({**base, **values})
 
 
