@@ -36,6 +36,7 @@ from steps.lib.likeness import SIZE, folded, jaccard, known_shingles, said, shin
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import repetition
 from steps.lib.rows import Lang
+from steps.lib.rules import Language
 
 Flag = Literal[
     "truncated", "empty", "unparsed", "schema", "repaired", "refusal", "identity", "think_tag", "special_tokens",
@@ -75,7 +76,7 @@ class Marks:
         self._instructions = [
             _Instruction(text, size, run)
             for lang, (size, run) in RUN.items()
-            for text in file.instructions("zh" if lang == "zh" else "en")
+            for text in instructions(file, "zh" if lang == "zh" else "en")
             if len(folded(text)) >= size
         ]
 
@@ -123,6 +124,15 @@ class Marks:
             "repetition": loops(answer),
         }
         return {flag for flag, hit in checks.items() if hit}
+
+
+def instructions(file: PromptFile, lang: Language) -> list[str]:
+    """What a prompt file itself says to a teacher, without anything of a row: nothing of it belongs into an answer."""
+    user = file.user if isinstance(file.user, str) else file.user.of(lang)
+    texts = [file.system.of(lang), user]
+    if file.chain_of_thought.mode != "none":
+        texts.append(file.chain_of_thought.instruction.of(lang))
+    return [part.strip() for text in texts for part in _VARIABLE.split(text) if part.strip()]
 
 
 def closed(answers: Sequence[str]) -> bool:
@@ -214,6 +224,7 @@ def _bare(example: str) -> str:
 
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|https?://\S+", re.DOTALL)
+_VARIABLE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _HANS = re.compile(r"[\u3400-\u9fff]+")
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
 _FREQUENT = re.compile(r"[o，。的一是在]")

@@ -36,7 +36,6 @@ from steps.lib.prompt_parts import (
 from steps.lib.rows import Prompt, messages
 from steps.lib.rules import Language, language_of, parse_strict, read_values
 
-_VARIABLE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _THINK = re.compile(r"\A\s*(?:<think>)?(.*?)</think>", re.DOTALL)
 
 
@@ -196,12 +195,6 @@ class PromptFile(Section):
     def pool(self) -> list[Example]:
         """All examples of the file."""
         return self._pool
-
-    def instructions(self, lang: Language) -> list[str]:
-        """What the file itself says to a teacher, without anything of a row: nothing of it belongs into an answer."""
-        user = self.user if isinstance(self.user, str) else self.user.of(lang)
-        texts = [self.system.of(lang), self._instruction(lang), user]
-        return [part.strip() for text in texts for part in _VARIABLE.split(text) if part.strip()]
 
     def digest(self) -> str:
         """Digest of the content: values, examples and schema, but no path, comment or layout."""
