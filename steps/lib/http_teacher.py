@@ -86,6 +86,9 @@ class HttpTeacher(Section):
     """Further fields of every request, such as {chat_template_kwargs: {enable_thinking: false}}; they are in the key."""
     send_seed: bool = True
     """Whether the endpoint takes a seed."""
+    tokenizer: Annotated[str | None, Neutral] = None
+    """Folder or hub id of the model's tokenizer, to count what is sent; its content is in the key. null: a bound, one token
+    a UTF-8 byte."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Which field carries max_tokens; newer vendors' models want max_completion_tokens."""
     mode: Annotated[Literal["chat", "batch"], Neutral] = "chat"
