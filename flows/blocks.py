@@ -50,9 +50,9 @@ def secrets(section: Any) -> dict[str, str]:
         except Exception as error:  # Prefect's and its server's errors are of many kinds
             cause = " ".join(str(error).split())[:200] or type(error).__name__
             problems.append(
-                f"{FIELD} cannot be read: got no Prefect Secret block {name!r}, because {cause}; make the block (page Blocks of Prefect, "
-                f"or Secret(value=...).save({name!r}) in Python), point PREFECT_API_URL at the server that has it, or name a variable "
-                "with api_key_env"
+                f"{FIELD} cannot be read: got no Prefect Secret block {name!r}, because {cause}; make the block (page "
+                f"Blocks of Prefect, or Secret(value=...).save({name!r}) in Python), point PREFECT_API_URL at the server that has "
+                "it, or name a variable with api_key_env"
             )
     if problems:
         raise ConfigError(problems)
@@ -62,7 +62,7 @@ def secrets(section: Any) -> dict[str, str]:
 def _read(name: str) -> str:
     from prefect.blocks.system import Secret
 
-    block = Secret.load(name, _sync=True)  # type: ignore[call-arg]  # also where a loop runs in this thread
+    block: Any = Secret.load(name, _sync=True)  # type: ignore[call-arg]  # also where a loop runs in this thread
     value = block.get()
     if not isinstance(value, str) or not value:
         raise ValueError("it holds no text")
