@@ -194,7 +194,7 @@ def test_a_loop_at_the_end_of_a_long_answer_is_seen(size: int) -> None:
 
 
 def test_prompts_and_clean_and_flags_share_their_patterns() -> None:
-        import steps.lib.quality
+    import steps.lib.quality
     import steps.lib.replies
 
     assert steps.lib.replies.refusal is steps.lib.quality.refusal is phrases.refusal
