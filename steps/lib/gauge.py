@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from steps.lib.asking import Tally
 
 WINDOW = 120.0
 """Seconds that the rate looks back: a teacher that slows down shows within two minutes, and one slow answer does not."""
@@ -55,7 +57,7 @@ class Reading:
 
 
 class Gauge:
-    """Counts outcomes as they arrive.
+    """Looks at the tallies of the teachers now and then.
 
     Args:
         total: requests there will be; None while nobody knows. It may be set later.
@@ -73,19 +75,17 @@ class Gauge:
         self._wait = FIRST
         self._next = self._start + FIRST
 
-    def found(self, number: int = 1) -> None:
-        """Count answers that the ledger held."""
-        self._held += number
-
-    def outcome(self, *, failed: bool, tokens_in: int, tokens_out: int, cost: float) -> None:
-        """Count a request that was asked, with what it used."""
-        self._asked += 1
-        self._failed += failed
-        self._tokens_in += tokens_in
-        self._tokens_out += tokens_out
-        self._cost += cost
+    def look(self, tallies: Iterable[Tally]) -> None:
+        """Take the counts over. To be called often: the rate is made of what was seen and when."""
+        tallies = list(tallies)
+        self._held = sum(tally.from_ledger for tally in tallies)
+        self._failed = sum(tally.failed.total() for tally in tallies)
+        self._asked = self._failed + sum(tally.answered for tally in tallies)
+        self._tokens_in = sum(tally.tokens_in for tally in tallies)
+        self._tokens_out = sum(tally.tokens_out for tally in tallies)
+        self._cost = sum(tally.cost for tally in tallies)
         now = self._clock()
-        if now - self._recent[-1][0] >= WINDOW / 60 or len(self._recent) == 1:
+        if now - self._recent[-1][0] >= WINDOW / 60:
             self._recent.append((now, self._asked))
             while len(self._recent) > 2 and now - self._recent[1][0] >= WINDOW:
                 self._recent.popleft()
