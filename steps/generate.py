@@ -22,18 +22,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from steps.lib.agreement import Agreement, all_same, groups
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import DataError
+from steps.lib.estimate import Estimate, Stage
+from steps.lib.estimate import estimate as estimated
+from steps.lib.gauge import Gauge
 from steps.lib.ledger import RowLedger, ledgers_beside
+from steps.lib.marks import DROPPED, Flag
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
+from steps.lib.provenance import evidence, provenance, unlicensed
 from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
@@ -42,8 +49,6 @@ from steps.lib.teacher import ScriptedTeacherConfig, Teacher, identities
 
 VERSION = "2"
 RECORDS = ("dropped.parquet",)
-
-Flag = Literal["truncated", "empty", "unparsed", "schema", "repaired", "refusal", "think_tag"]
 
 
 class GenerateConfig(Section):
@@ -64,8 +69,8 @@ class GenerateConfig(Section):
     """Who answers, each with a weight ``share``."""
     samples: int = Field(default=1, gt=0)
     """Answers to each prompt."""
-    drop_flags: list[Flag] = ["truncated", "empty", "unparsed", "schema"]
-    """Flags that keep an answer out of the candidates; other flags are only noted on it."""
+    drop_flags: list[Flag] = list(DROPPED)
+    """Flags (steps/lib/marks.py) that keep an answer out of the candidates; others are only noted on it."""
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
     """Share (0 to 1) of the answers that may fail to come; above it the step fails, and running again asks for
     those only."""
@@ -96,7 +101,14 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
     prompt_file = PromptFile.read(config.prompt_file)
     metrics = Metrics()
     reading = _Reading(config, context, metrics.rows)
-    counts = _Counts()
+    counts, agreement = _Counts(), Agreement()
+    licenses = {teacher.name: teacher.license for teacher in config.teachers}
+    if bare := unlicensed(config.teachers):
+        context.log.warning(
+            "no licence note on %s: nobody wrote down what the answers may be used for (license of the teacher)", ", ".join(bare)
+        )
+    metrics.values["teachers_without_license"] = len(bare)
+    expected = _expected(config, context)
     with (
         stop_signals() as stop,
         Asker(
@@ -109,6 +121,7 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             max_failed_share=config.max_failed_share,
             min_kept_share=config.min_kept_share,
             earlier=ledgers_beside(context.resume),
+            gauge=Gauge(expected.requests if expected else None),
         ) as asker,
     ):
         _check_budget(prompt_file, reading, asker)
@@ -122,15 +135,26 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             ParquetRows(out / "candidates.parquet", Candidate) as candidates,
             ParquetRows(out / "dropped.parquet", Dropped) as dropped,
         ):
-            for one in context.progress(results, "answers"):
-                counts.add(one)
-                if isinstance(one, Answer):
-                    candidates.add(candidate(one))
-                else:
-                    dropped.add(_dropped(one))
+            identities_of = {name: client.identity() for name, client in asker.clients.items()}
+            shown = context.progress(results, "answers", expected and expected.requests, lambda: asker.gauge.reading().brief())
+            for group in groups(shown, lambda one: one.item.row.prompt):
+                for one, value in _compared(group, agreement, asker, config.drop_flags):
+                    counts.add(one)
+                    if isinstance(one, Lost):
+                        dropped.add(_dropped(one))
+                        continue
+                    origin = provenance(
+                        teacher=one.teacher,
+                        identity=identities_of[one.teacher],
+                        answered=one.reply.model,
+                        license=licenses[one.teacher],
+                        stage=one.stage,
+                        prompt_file=one.prompt_file,
+                    )
+                    candidates.add(candidate(one, value, origin))
             for row in reading.rejected():
                 dropped.add(row)
-        metrics.values |= asker.measures()
+        metrics.values |= {**asker.measures(), **agreement.metrics()}
         metrics.cost = sum(used.cost for used in asker.ledger.used().values())
         (out / "record").mkdir(exist_ok=True)
         asker.ledger.save(out / "record" / "requests.sqlite")
@@ -213,8 +237,51 @@ def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> N
                 prompt_file.render(row, asker.seed, asker.counter(teacher))
 
 
-def candidate(answer: Answer) -> Candidate:
-    """The row of an answer."""
+def estimate(config: GenerateConfig, *, seed: int, resume: Path | None = None) -> Estimate:
+    """What a run would ask, take and cost. Nothing is sent, and no key is needed.
+
+    Args:
+        config: of the step.
+        seed: of the run.
+        resume: folder ``.resume`` of the partial folder, where a stopped run left its ledger.
+
+    Raises:
+        PreflineError: a file that the configuration names is missing or wrong.
+    """
+    stages = [Stage("answer", config.prompt_file, config.samples)]
+    opened = open_sources([(source, Prompt) for source in config.prompts])
+    rows = (row for one in opened for row in one if not isinstance(row, Rejected))
+    return estimated(stages, config.teachers, rows, seed=seed, ledger=resume / "requests.sqlite" if resume else None)
+
+
+def _expected(config: GenerateConfig, context: Context) -> Estimate | None:
+    """The estimate, told to the log; None where only rule programs answer, which take next to nothing."""
+    if all(teacher.kind == "scripted" for teacher in config.teachers):
+        return None
+    found = estimate(config, seed=context.seed, resume=context.resume)
+    for line in found.words():
+        context.log.info("estimate: %s", line)
+    return found
+
+
+def _compared(
+    group: Sequence[Answer | Lost], agreement: Agreement, asker: Asker, drop_flags: Collection[str]
+) -> Iterator[tuple[Answer | Lost, float | None]]:
+    """All results of one prompt, each with its agreement with the others; answers that are all equal are flagged so."""
+    said = [one for one in group if isinstance(one, Answer)]
+    values = agreement.compare([one.parsed.answer for one in said], [one.teacher for one in said])
+    same, of = all_same(values), iter(values)
+    for one in group:
+        if isinstance(one, Lost):
+            yield one, None
+        elif same and "same_answer" in drop_flags:
+            yield asker.keep_back(one, "same_answer"), next(of)
+        else:
+            yield (replace(one, flags=(*one.flags, "same_answer")) if same else one), next(of)
+
+
+def candidate(answer: Answer, agreement: float | None, origin: str) -> Candidate:
+    """The row of an answer, with its agreement with the others and its provenance."""
     row = answer.item.row
     return Candidate.model_construct(
         id=f"{answer.item.id}/{answer.item.sample}",
@@ -227,6 +294,9 @@ def candidate(answer: Answer) -> Candidate:
         sample=answer.item.sample,
         flags=list(answer.flags),
         request=answer.request,
+        agreement=agreement,
+        provenance=origin,
+        evidence=evidence(source=row.source, row=row.id, facts=row.facts, trail=answer.item.trail),
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from steps.lib.errors import DataError
 from steps.lib.gauge import count, duration, money
@@ -51,6 +51,14 @@ class Plan(Protocol):
     def prompt_file(self) -> Path: ...
     @property
     def per_row(self) -> float: ...
+
+
+class Stage(NamedTuple):
+    """A stage of a recipe that has one."""
+
+    name: str
+    prompt_file: Path
+    per_row: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,11 @@ class Estimate:
     budgets: tuple[str, ...] = ()
     """For each budget: whether it is enough."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Requests in all, those on record included."""
+        return sum(line.requests for line in self.lines)
 
     def total(self, name: str) -> float | None:
         """Sum over the lines; None where a line does not know it."""

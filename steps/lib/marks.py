@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from steps.lib import phrases
 from steps.lib.language import detect
@@ -89,6 +89,7 @@ class Marks:
         shown: Iterable[str] = (),
         parsed: Sequence[str] = (),
         finish_reason: str = "stop",
+        material: Iterable[Any] = (),
     ) -> tuple[str, ...]:
         """The flags of an answer, in the order of ``FLAGS``.
 
@@ -99,6 +100,7 @@ class Marks:
             shown: answers of the examples that stood before the prompt.
             parsed: flags of the parser.
             finish_reason: as the server gave it.
+            material: what else stood in the prompt, such as a document; an answer may be in its language.
         """
         found = set(parsed)
         if finish_reason == "length":
@@ -107,7 +109,7 @@ class Marks:
             words = said(answer)
             bare = folded(words)
             found |= self._about(answer, words, bare, prompt, shown)
-            if not found & {"unparsed", "schema"} and wrong_language(words, prompt, lang):
+            if not found & {"unparsed", "schema"} and wrong_language(words, prompt, lang, material):
                 found.add("wrong_language")
         return tuple(flag for flag in FLAGS if flag in found) + tuple(sorted(found - set(FLAGS)))
 
@@ -160,11 +162,12 @@ def copies(bare: str, shown: str) -> bool:
     return jaccard(shingles(bare), pieces) >= COPY
 
 
-def wrong_language(words: str, prompt: str, lang: Lang) -> bool:
+def wrong_language(words: str, prompt: str, lang: Lang, material: Iterable[Any] = ()) -> bool:
     """Whether the answer is in another language than the row, for no reason that the prompt gives.
 
     Not judged: rows of another language than zh and en; short answers; what stands in code, in formulas and in addresses; a
-    prompt that speaks of a language or of translating, that quotes a word of the answer's language or holds a stretch of it.
+    prompt that speaks of a language or of translating; and one that quotes a word of the answer's language or, with its material,
+    holds a stretch of it.
     """
     if lang == "other" or (lang == "en" and words.isascii()):
         return False
@@ -177,7 +180,7 @@ def wrong_language(words: str, prompt: str, lang: Lang) -> bool:
     if phrases.asks_for_language(prompt):
         return False
     stretch = _HAN if found == "zh" else _LATIN if found == "en" else _FOREIGN
-    return not stretch.search(prompt)
+    return not any(stretch.search(text) for text in (prompt, *material) if isinstance(text, str))
 
 
 def loops(answer: str) -> bool:
