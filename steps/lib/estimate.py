@@ -124,6 +124,16 @@ class Estimate:
             times[place] = times.get(place, 0.0) + (line.seconds or 0.0)
         return max(times.values(), default=0.0)
 
+    def summary(self) -> str:
+        """The whole in one line."""
+        cost, most = self.total("cost"), self.total("most_cost")
+        price = "price not known of all" if cost is None or most is None else f"{money(cost)} (at most {money(most)})"
+        missing = sum(line.missing for line in self.lines)
+        tokens = [sum(line.tokens_in for line in self.lines), sum(line.tokens_out for line in self.lines)]
+        return (
+            f"in all {missing:,} requests, tokens {count(tokens[0])} in {count(tokens[1])} out, {price}, {time_of(self.seconds)}"
+        )
+
     def page(self) -> dict[str, Any]:
         """As plain JSON."""
         names = ("requests", "held", "missing", "tokens_in", "tokens_out", "most_in", "most_out", "cost", "most_cost")
@@ -145,7 +155,7 @@ class Estimate:
             f" (at most {count(line.most_in)} in {count(line.most_out)} out), {cost_of(line)}, {time_of(line.seconds)}"
             for line in self.lines
         ]
-        return [*said, *self.budgets, *self.notes]
+        return [*said, *([self.summary()] if len(said) > 1 else []), *self.budgets, *self.notes]
 
 
 def cost_of(line: Line) -> str:
@@ -266,6 +276,8 @@ def estimate(
             lines.append(line)
         before = {"expected": max(said, default=0.0) + (before or {}).get("expected", 0.0)}
         before["most"] = max((_max_tokens(teacher) for teacher in teachers), default=0) * (len(lines) // len(teachers))
+    for basis in dict.fromkeys(line.basis for line in lines if line.tokens_out):
+        notes.append(f"answers are expected as long as {basis}: " + ", ".join(_places(lines, basis)))
     if number > len(sample):
         notes.append(f"{len(sample):,} of {number:,} rows were rendered, drawn by the seed; the others are taken to be like them")
     if rough := sorted({t.name for t in teachers if t.kind == "http" and counters[t.name] is BOUND}):
@@ -273,6 +285,10 @@ def estimate(
             f"{', '.join(rough)}: no tokenizer is named, so the tokens of prompts are expected at a third of their bytes"
         )
     return Estimate(tuple(lines), number, len(sample), tuple(_budgets(teachers, lines, held)), tuple(notes))
+
+
+def _places(lines: Sequence[Line], basis: str) -> list[str]:
+    return [f"{line.stage} by {line.teacher}" for line in lines if line.basis == basis and line.tokens_out]
 
 
 def _sample(rows: Iterable[Row], seed: int) -> tuple[list[Row], int]:
@@ -373,11 +389,11 @@ def _line(
     if teacher.kind == "scripted":
         out, basis = 0.0, "a rule program"
     elif enough and seen.tokens_out:
-        out, basis = seen.tokens_out / seen.number, f"{seen.number:,} answers on record"
+        out, basis = seen.tokens_out / seen.number, f"the {seen.number:,} answers on record"
     elif file.shots and file.pool:
         texts = [f"{example.thought}\n{example.answer}" if example.thought else example.answer for example in file.pool]
         lengths = [BOUND(text) / BYTES_A_TOKEN if known is BOUND else known(text) for text in texts]
-        out, basis = min(limit, sum(lengths) / len(lengths)), "answers of the examples"
+        out, basis = min(limit, sum(lengths) / len(lengths)), "those of the examples"
     else:
         out, basis = UNKNOWN_SHARE * limit, "a quarter of max_tokens"
     mean_in, most_in = (tokens.expected / tokens.rows, tokens.most / tokens.rows) if tokens.rows else (0.0, 0.0)
@@ -389,7 +405,7 @@ def _line(
         teacher=teacher.name,
         requests=requests,
         held=held,
-        tokens_in=round(left * mean_in),
+        tokens_in=0 if teacher.kind == "scripted" else round(left * mean_in),
         tokens_out=round(left * out),
         most_in=0 if teacher.kind == "scripted" else round(left * ((1 + again) * most_in + again * (limit + COMPLAINT))),
         most_out=left * (1 + again) * limit,
