@@ -323,7 +323,8 @@ def _exact(
             if file.over_budget == "error":
                 raise
             continue
-        chosen = assign([teacher.share for teacher in teachers], max(1, round(plan.per_row)), _prompt(row).prompt, seed)
+        times = max(1, round(plan.per_row))
+        chosen = assign([one.share for one in teachers], times, _prompt(row).prompt, seed) if len(teachers) > 1 else [0] * times
         for index in set(chosen):
             name = teachers[index].name
             number = chosen.count(index)
