@@ -33,7 +33,7 @@ from steps.lib.agreement import Agreement, all_same, groups
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import DataError
-from steps.lib.estimate import Estimate, Stage
+from steps.lib.estimate import Estimate, OnRecord, Stage
 from steps.lib.estimate import estimate as estimated
 from steps.lib.gauge import Gauge
 from steps.lib.ledger import RowLedger, ledgers_beside
@@ -255,13 +255,24 @@ def estimate(config: GenerateConfig, *, seed: int, resume: Path | None = None) -
 
 
 def _expected(config: GenerateConfig, context: Context) -> Estimate | None:
-    """The estimate, told to the log; None where only rule programs answer, which take next to nothing."""
+    """The estimate, told to the log; None where only rule programs answer, or where all seems to be on record already."""
     if all(teacher.kind == "scripted" for teacher in config.teachers):
         return None
+    held = OnRecord.read(context.resume / "requests.sqlite").total
+    if held and all(source.path and source.path.suffix == ".jsonl" for source in config.prompts):
+        if held >= config.samples * sum(_lines(source.path) for source in config.prompts if source.path):
+            context.log.info("estimate: %d answers are on record, as many as are wanted", held)
+            return None
     found = estimate(config, seed=context.seed, resume=context.resume)
     for line in found.words():
         context.log.info("estimate: %s", line)
     return found
+
+
+def _lines(path: Path) -> int:
+    """Lines of a file, counted without reading what is in them."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _compared(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flows.engine import Plan
     from flows.line import AlignConfig
     from flows.plan import Look
-    from steps.lib.estimate import Estimate
+    from steps.lib.estimate import Estimate, Line
     from steps.lib.store import Store
 
 
@@ -75,12 +75,12 @@ def print_estimate(console: Console, found: Estimate) -> None:
     """The table of an estimate: what is still to be asked, a line a stage and teacher; then budgets and notes."""
     from rich.text import Text
 
-    from steps.lib.estimate import cost_of, time_of
+    from steps.lib.estimate import time_of
     from steps.lib.gauge import count
 
     tokens = ("tokens in (at most)", "tokens out (at most)")
-    numbers = ("requests", "on record", *tokens)
-    grid = table("stage", "teacher", *numbers, "cost", "time", right=numbers, whole=("stage", "teacher", *numbers))
+    numbers = ("requests", "on record", *tokens, "USD (at most)")
+    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=("stage", "teacher", *numbers))
     for line in found.lines:
         grid.add_row(
             Text(line.stage),
@@ -89,7 +89,7 @@ def print_estimate(console: Console, found: Estimate) -> None:
             f"{line.held:,}",
             f"{count(line.tokens_in)} ({count(line.most_in)})",
             f"{count(line.tokens_out)} ({count(line.most_out)})",
-            cost_of(line),
+            _price(line),
             time_of(line.seconds),
         )
     console.print(grid)
@@ -97,3 +97,12 @@ def print_estimate(console: Console, found: Estimate) -> None:
         console.print(Text(found.summary()))
     for text in (*found.budgets, *found.notes):
         console.print(Text(text))
+
+
+def _price(line: Line) -> str:
+    """Money without its unit."""
+    from steps.lib.gauge import money
+
+    if line.cost is None or line.most_cost is None:
+        return "unknown"
+    return f"{money(line.cost)} ({money(line.most_cost)})".replace(" USD", "") if line.most_cost else "free"

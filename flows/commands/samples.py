@@ -38,7 +38,7 @@ def _print(console: Console, excerpt: Excerpt) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    heading = " ".join(word for word in (excerpt.lang, visible(excerpt.source)) if word)
+    heading = " ".join(word for word in (visible(excerpt.lang), visible(excerpt.source)) if word)
     console.print(Rule(Text(heading, style="dim"), align="left", style="dim"))
     console.print(Text(visible(excerpt.prompt), style="bold"))
     beside = max(1, min(len(excerpt.answers), console.width // NARROWEST))
@@ -65,5 +65,5 @@ def _head(answer: Shown) -> Text:
     if answer.agreement is not None:
         head.append(f"  agrees {answer.agreement:.2f}", style="default")
     for flag in answer.flags:
-        head.append(f"  {flag}", style="yellow")
+        head.append(f"  {visible(flag)}", style="yellow")
     return head

@@ -199,6 +199,11 @@ class OnRecord:
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Teacher -> tokens that were billed, failures included."""
 
+    @property
+    def total(self) -> int:
+        """Answers of all stages and teachers."""
+        return sum(one.number for one in self.answered.values())
+
     @classmethod
     def read(cls, path: Path | None) -> OnRecord:
         """Read a ledger; it is not written to. Where there is none, or another version wrote it, nothing is on record."""
