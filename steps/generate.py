@@ -105,7 +105,8 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
     licenses = {teacher.name: teacher.license for teacher in config.teachers}
     if bare := unlicensed(config.teachers):
         context.log.warning(
-            "no licence note on %s: nobody wrote down what the answers may be used for (license of the teacher)", ", ".join(bare)
+            "no licence note on %s: nobody wrote down what the answers may be used for (license of the teacher)",
+            ", ".join(bare),
         )
     metrics.values["teachers_without_license"] = len(bare)
     expected = _expected(config, context)
@@ -136,7 +137,9 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             ParquetRows(out / "dropped.parquet", Dropped) as dropped,
         ):
             identities_of = {name: client.identity() for name, client in asker.clients.items()}
-            shown = context.progress(results, "answers", expected and expected.requests, lambda: asker.gauge.reading().brief())
+            shown = context.progress(
+                results, "answers", expected.requests if expected else None, lambda: asker.gauge.reading().brief()
+            )
             for group in groups(shown, lambda one: one.item.row.prompt):
                 for one, value in _compared(group, agreement, asker, config.drop_flags):
                     counts.add(one)
@@ -259,10 +262,10 @@ def _expected(config: GenerateConfig, context: Context) -> Estimate | None:
     if all(teacher.kind == "scripted" for teacher in config.teachers):
         return None
     held = OnRecord.read(context.resume / "requests.sqlite").total
-    if held and all(source.path and source.path.suffix == ".jsonl" for source in config.prompts):
-        if held >= config.samples * sum(_lines(source.path) for source in config.prompts if source.path):
-            context.log.info("estimate: %d answers are on record, as many as are wanted", held)
-            return None
+    paths = [source.path for source in config.prompts if source.path and source.path.suffix == ".jsonl"]
+    if held and len(paths) == len(config.prompts) and held >= config.samples * sum(map(_lines, paths)):
+        context.log.info("estimate: %d answers are on record, as many as are wanted", held)
+        return None
     found = estimate(config, seed=context.seed, resume=context.resume)
     for line in found.words():
         context.log.info("estimate: %s", line)

@@ -1,4 +1,4 @@
-"""``--dry-run``: what a run would find in the store and build, and what asking teachers would take. Nothing is run, sent or written."""
+"""``--dry-run``: what a run would find in the store and build, and what asking teachers would take. Nothing is sent or written."""
 
 from __future__ import annotations
 
@@ -51,7 +51,12 @@ def _would(look: Look, plan: Plan) -> str:
     if look.there:
         changed = plan.strict_code and look.state == "changed code"
         return "built again" if look.step in plan.force or changed else "Cached"
-    words = {"partial": "gone on with", "waits": "built, behind others", "blocked": "stopped at", "running": "waited for"}
+    words = {
+        "partial": "gone on with",
+        "waits": "built, behind others",
+        "blocked": "stopped at",
+        "running": "waited for",
+    }
     return words.get(look.state, "built")
 
 

@@ -27,7 +27,7 @@ def print_samples(console: Console, found: Sequence[Excerpt], matching: int, wha
 
 
 def visible(text: str) -> str:
-    """Teacher text fit for a terminal: what would move its cursor, change its colours or turn its lines round is shown as U+FFFD."""
+    """Teacher text fit for a terminal: what would move its cursor, change colours or turn lines round becomes U+FFFD."""
     return _CONTROLS.sub("\ufffd", text.expandtabs(4))
 
 

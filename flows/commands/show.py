@@ -55,7 +55,9 @@ def show(
             f"`prefline why {look.step}`"
         )
     number = samples if samples is not None else SAMPLES if flag or dropped else 0
-    found, matching = _samples(look.step, store.fetch(artifact, alone=True), number, flag, dropped) if number else ([], 0)
+    found, matching = (
+        _samples(look.step, store.fetch(artifact, alone=True), number, flag, dropped) if number else ([], 0)
+    )
     if json:
         facts = {
             "folder": str(artifact.path),
@@ -79,9 +81,7 @@ def show(
         print_samples(console, found, matching, f"{kind} ({flag})" if flag else kind)
 
 
-def _samples(
-    step: str, artifact: Artifact, number: int, flag: str | None, dropped: bool
-) -> tuple[list[Excerpt], int]:
+def _samples(step: str, artifact: Artifact, number: int, flag: str | None, dropped: bool) -> tuple[list[Excerpt], int]:
     from steps.lib.errors import ConfigError
     from steps.lib.excerpts import excerpts
 

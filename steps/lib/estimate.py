@@ -130,9 +130,7 @@ class Estimate:
         price = "price not known of all" if cost is None or most is None else f"{money(cost)} (at most {money(most)})"
         missing = sum(line.missing for line in self.lines)
         tokens = [sum(line.tokens_in for line in self.lines), sum(line.tokens_out for line in self.lines)]
-        return (
-            f"in all {missing:,} requests, tokens {count(tokens[0])} in {count(tokens[1])} out, {price}, {time_of(self.seconds)}"
-        )
+        return f"in all {missing:,} requests, tokens {count(tokens[0])} in {count(tokens[1])} out, {price}, {time_of(self.seconds)}"
 
     def page(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -284,7 +282,9 @@ def estimate(
     for basis in dict.fromkeys(line.basis for line in lines if line.tokens_out):
         notes.append(f"answers are expected as long as {basis}: " + ", ".join(_places(lines, basis)))
     if number > len(sample):
-        notes.append(f"{len(sample):,} of {number:,} rows were rendered, drawn by the seed; the others are taken to be like them")
+        notes.append(
+            f"{len(sample):,} of {number:,} rows were rendered, drawn by the seed; the others are taken to be like them"
+        )
     if rough := sorted({t.name for t in teachers if t.kind == "http" and counters[t.name] is BOUND}):
         notes.append(
             f"{', '.join(rough)}: no tokenizer is named, so the tokens of prompts are expected at a third of their bytes"
@@ -329,7 +329,11 @@ def _exact(
                 raise
             continue
         times = max(1, round(plan.per_row))
-        chosen = assign([one.share for one in teachers], times, _prompt(row).prompt, seed) if len(teachers) > 1 else [0] * times
+        chosen = (
+            assign([one.share for one in teachers], times, _prompt(row).prompt, seed)
+            if len(teachers) > 1
+            else [0] * times
+        )
         for index in set(chosen):
             name = teachers[index].name
             number = chosen.count(index)
@@ -413,7 +417,9 @@ def _line(
         held=held,
         tokens_in=0 if teacher.kind == "scripted" else round(left * mean_in),
         tokens_out=round(left * out),
-        most_in=0 if teacher.kind == "scripted" else round(left * ((1 + again) * most_in + again * (limit + COMPLAINT))),
+        most_in=0
+        if teacher.kind == "scripted"
+        else round(left * ((1 + again) * most_in + again * (limit + COMPLAINT))),
         most_out=left * (1 + again) * limit,
         cost=0.0,
         most_cost=0.0,
@@ -469,7 +475,13 @@ def _budgets(teachers: Sequence[Teacher], lines: Sequence[Line], record: OnRecor
             likely = billed + sum(line.tokens_in + line.tokens_out for line in own)
             most = billed + sum(line.most_in + line.most_out for line in own)
             yield _enough(
-                teacher.name, "budget_tokens", teacher.budget_tokens, billed, likely, most, lambda n: f"{count(round(n))} tokens"
+                teacher.name,
+                "budget_tokens",
+                teacher.budget_tokens,
+                billed,
+                likely,
+                most,
+                lambda n: f"{count(round(n))} tokens",
             )
 
 

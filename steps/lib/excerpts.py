@@ -86,7 +86,9 @@ def excerpts(folder: Path, number: int, *, flag: str | None = None, dropped: boo
 
 def _candidate(record: dict[str, Any]) -> Shown:
     row = Candidate.model_validate(record)
-    return Shown(row.id, row.teacher, row.answer, tuple(row.flags), row.agreement, row.thought, row.provenance, row.evidence)
+    return Shown(
+        row.id, row.teacher, row.answer, tuple(row.flags), row.agreement, row.thought, row.provenance, row.evidence
+    )
 
 
 def _dropped(record: dict[str, Any]) -> Shown:

@@ -50,7 +50,9 @@ class Reading:
         """Without the counts, which a progress bar shows itself."""
         parts = [f"{self.rate:.3g} requests/s", f"tokens {count(self.tokens_in)} in {count(self.tokens_out)} out"]
         if self.cost or self.to_come:
-            parts.append(f"{money(self.cost)} so far" + ("" if self.to_come is None else f", {money(self.to_come)} to come"))
+            parts.append(
+                f"{money(self.cost)} so far" + ("" if self.to_come is None else f", {money(self.to_come)} to come")
+            )
         if self.eta is not None and self.done != self.total:
             parts.append(f"{duration(self.eta)} left")
         return ", ".join(parts)

@@ -21,10 +21,8 @@ _ASCII_JOINTS = bytes(code for code in range(128) if not chr(code).isalnum())
 
 def folded(text: str) -> str:
     """The text in small letters, without blanks and punctuation; without blanks alone where nothing else is in it."""
-    if text.isascii():
-        bare = text.encode().lower().translate(None, _ASCII_JOINTS).decode()
-    else:
-        bare = _JOINTS.sub("", text.casefold())
+    small = text.casefold()
+    bare = small.encode().translate(None, _ASCII_JOINTS).decode() if small.isascii() else _JOINTS.sub("", small)
     return bare or "".join(text.split())
 
 

@@ -120,7 +120,8 @@ class Marks:
             "identity": phrases.identity(words),
             "think_tag": phrases.think_tag(answer),
             "special_tokens": phrases.special_token(answer),
-            "prompt_leak": phrases.template_heading(answer) or any(one.leaks(bare, asked) for one in self._instructions),
+            "prompt_leak": phrases.template_heading(answer)
+            or any(one.leaks(bare, asked) for one in self._instructions),
             "near_copy": not self._closed and any(copies(bare, one) for one in shown),
             "echo": bare == asked and bool(bare),
             "repetition": loops(answer),

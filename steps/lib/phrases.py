@@ -48,17 +48,45 @@ _SPECIAL = re.compile(
 )
 _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _NAMES = (
-    "AI", " ai ", " ai,", "rtificial intelligence", "anguage model", "人工智能", "语言模型", "OpenAI", "ChatGPT", "Anthropic", "Claude",
-    "Gemini", "DeepMind", "Google", "Qwen", "DeepSeek", "Llama", "Mistral", "Kimi", "Moonshot", "ByteDance", "Tencent", "Baidu",
-    "Alibaba", "Bard", "谷歌", "微软", "阿里", "通义", "百度", "腾讯", "字节", "深度求索", "智谱", "月之暗面", "讯飞", "商汤", "文心一言", "豆包",
-)  # fmt: skip
+    *(
+        "AI",
+        " ai ",
+        " ai,",
+        "rtificial intelligence",
+        "anguage model",
+        "OpenAI",
+        "ChatGPT",
+        "Anthropic",
+        "Claude",
+        "Gemini",
+    ),
+    *(
+        "Bard",
+        "DeepMind",
+        "Google",
+        "Qwen",
+        "DeepSeek",
+        "Llama",
+        "Mistral",
+        "Kimi",
+        "Moonshot",
+        "ByteDance",
+        "Tencent",
+        "Baidu",
+    ),
+    *("人工智能", "语言模型", "谷歌", "微软", "阿里", "通义", "百度", "腾讯", "字节", "深度求索", "智谱", "Alibaba"),
+    *("月之暗面", "讯飞", "商汤", "文心一言", "豆包"),
+)
 """Without one of these ``_IDENTITY`` finds nothing; a quick look that most answers do not pass."""
-_MAKERS = r"(?:OpenAI|Anthropic|Google|DeepMind|Meta AI|DeepSeek|Mistral AI|Moonshot AI|ByteDance|Tencent|Baidu|Alibaba)"
+_MAKERS = (
+    r"(?:OpenAI|Anthropic|Google|DeepMind|Meta AI|DeepSeek|Mistral AI|Moonshot AI|ByteDance|Tencent|Baidu|Alibaba)"
+)
 _MAKERS_ZH = r"(?:OpenAI|Anthropic|谷歌|微软|阿里巴巴|阿里云|通义|百度|腾讯|字节跳动|深度求索|DeepSeek|智谱|月之暗面|科大讯飞|商汤)"
 _IDENTITY = re.compile(
     r"\b(?:as|I am|I['’]m) an? (?:AI|artificial intelligence)(?: language)?(?: model| assistant| chatbot|,)"
     r"|\b(?:as|I am|I['’]m) a (?:large )?language model\b"
-    r"|\b(?:I am|I['’]m|to me as)\b[^.!?\n]{0,40}\b(?:an|your) (?:AI|artificial intelligence) (?:language )?(?:model|assistant|chatbot)"
+    r"|\b(?:I am|I['’]m|to me as)\b[^.!?\n]{0,40}\b(?:an|your) (?:AI|artificial intelligence) (?:language )?"
+    r"(?:model|assistant|chatbot)"
     r"|\b(?:I am|I['’]m) (?:ChatGPT|Qwen|DeepSeek|(?:Claude|Gemini|Bard|Llama|Mistral|Kimi)[, ]+an? )"
     rf"|\b(?:I am|I['’]m|I was|model|assistant|chatbot)\b[^.!?\n]{{0,60}}\b(?:developed|trained|created|made|built) by {_MAKERS}\b"
     r"|作为(?:一[个名款位])?(?:AI|人工智能)(?:语言模型|大?模型|助手|助理|机器人|程序|，|,)"

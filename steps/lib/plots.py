@@ -169,11 +169,22 @@ def funnel(entries: Sequence[tuple[str, str, Sequence[int]]]) -> str:
         for number, stage in enumerate(stages):
             top = number * group + 0.7
             own = sorted(
-                ((order.index(name) if name else len(order), name, counts) for at, name, counts in entries if at == stage),
+                (
+                    (order.index(name) if name else len(order), name, counts)
+                    for at, name, counts in entries
+                    if at == stage
+                ),
                 key=lambda entry: entry[0],
             )
             axes.annotate(
-                stage, (0, top - 0.62), xytext=(2, 0), textcoords="offset points", va="center", weight="bold", color=INK, fontsize=9
+                stage,
+                (0, top - 0.62),
+                xytext=(2, 0),
+                textcoords="offset points",
+                va="center",
+                weight="bold",
+                color=INK,
+                fontsize=9,
             )
             first = sum(counts[0] for _, _, counts in own)
             for place, words in enumerate(FUNNEL):
@@ -184,7 +195,13 @@ def funnel(entries: Sequence[tuple[str, str, Sequence[int]]]) -> str:
                     start += counts[place]
                 share = f"  {start / first:.1%}" if place and first else ""
                 axes.annotate(
-                    f"{start:,}{share}", (start, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK
+                    f"{start:,}{share}",
+                    (start, y),
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8.5,
+                    color=INK,
                 )
                 ticks.append(y)
                 labels.append(" ".join(words))

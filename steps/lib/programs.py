@@ -204,7 +204,9 @@ class Asker:
                 one.name: open_client(one, seed, self.ledger.spent(one.name), folder=folder, log=log)
                 for one in self._teachers
             }
-            self._exchange = stack.enter_context(Exchange(self.clients, self.ledger, self._stop, log, self.tallies, self._tick))
+            self._exchange = stack.enter_context(
+                Exchange(self.clients, self.ledger, self._stop, log, self.tallies, self._tick)
+            )
             self._stack = stack.pop_all()
         self._counters: dict[str, Counting] = {}
 

@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[2]
 
 def words(folder: Path, server: Server, number: int = 30) -> list[str]:
     path = folder / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"id": f"p{n}", "lang": "en", "prompt": f"question {n}"}) + "\n" for n in range(number)))
+    path.write_text(
+        "".join(json.dumps({"id": f"p{n}", "lang": "en", "prompt": f"question {n}"}) + "\n" for n in range(number))
+    )
     teacher = {"kind": "http", "name": "big", "endpoint": "e", "base_url": server.url, "model": "m", "max_tokens": 64,
                "price": {"input": 2.0, "output": 8.0}, "budget_usd": 1.0, "timeout_seconds": 5, "attempts": 1}  # fmt: skip
     return [
@@ -57,14 +59,18 @@ def test_a_dry_run_sends_nothing_and_writes_nothing(
     said = capsys.readouterr().out
     found = cells(said)
     assert found["generate"].startswith("generate built generate/") and ("clean" in found) is whole_line
-    assert found["answer"].startswith("answer big 60 0 ") and found["answer"].endswith(" 960 (3.84k) 0.014 (0.05) time unknown")
+    assert found["answer"].startswith("answer big 60 0 ") and found["answer"].endswith(
+        " 960 (3.84k) 0.014 (0.05) time unknown"
+    )
     assert "budget_usd 1.00 USD is enough: at most" in said and "nothing was run and nothing was sent" in said
     assert not (tmp_path / "store").exists()
     if whole_line:
         assert found["clean"] == "clean built, behind others for generate"
 
 
-def test_a_dry_run_says_what_a_stopped_run_left_and_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_a_stopped_run_left_and_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first run fails on half of its prompts; its ledger has the rest. Then it is built, and cached."""
     broken = True
 
@@ -80,7 +86,9 @@ def test_a_dry_run_says_what_a_stopped_run_left_and_what_is_there(tmp_path: Path
         asked = len(server.bodies)
         step.step("generate", *given, dry_run=True)
         found = cells(capsys.readouterr().out)
-        assert found["generate"].startswith("generate gone on with generate/") and found["answer"].startswith("answer big 30 30 ")
+        assert found["generate"].startswith("generate gone on with generate/") and found["answer"].startswith(
+            "answer big 30 30 "
+        )
         assert "about " in found["answer"], "thirty answers say how long the others take"
         assert len(server.bodies) == asked
         broken = False
@@ -102,7 +110,14 @@ def test_dry_run_and_samples_from_the_shell(tmp_path: Path, capsys: pytest.Captu
 
         def prefline(*more: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "flows.cli", *more, *given]
-            return subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60)
+            return subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
 
         done = prefline("step", "generate", "--dry-run")
         assert done.returncode == 0 and server.bodies == [] and "answer" in done.stdout, done.stderr
@@ -110,10 +125,16 @@ def test_dry_run_and_samples_from_the_shell(tmp_path: Path, capsys: pytest.Captu
         assert len(server.bodies) == 10
         capsys.readouterr()
         done = prefline("show", "generate", "--samples", "2")
-        assert "2 of 5 prompts" in done.stdout and "Re: question" in done.stdout and "agrees 1.00" in done.stdout, done.stderr
+        assert "2 of 5 prompts" in done.stdout and "Re: question" in done.stdout and "agrees 1.00" in done.stdout, (
+            done.stderr
+        )
         show.show("generate", *given, samples=2, json=True)
         page = json.loads(capsys.readouterr().out)
-        assert page["samples_of"] == 5 and len(page["samples"]) == 2 and page["samples"][0]["answers"][0]["agreement"] == 1.0
+        assert (
+            page["samples_of"] == 5
+            and len(page["samples"]) == 2
+            and page["samples"][0]["answers"][0]["agreement"] == 1.0
+        )
         show.show("generate", *given, flag="refusal")
         assert "0 of 0 prompts (refusal)" in capsys.readouterr().out
         show.show("generate", *given)
@@ -135,7 +156,9 @@ def printed(found: list[Excerpt], width: int) -> list[str]:
 
 
 def excerpt(*texts: str) -> Excerpt:
-    answers = tuple(Shown(f"p/{n}", f"teacher-{n}", text, ("refusal",) if n else (), 0.25 * n) for n, text in enumerate(texts))
+    answers = tuple(
+        Shown(f"p/{n}", f"teacher-{n}", text, ("refusal",) if n else (), 0.25 * n) for n, text in enumerate(texts)
+    )
     return Excerpt("What is tea? 什么是茶？", "zh", "train", answers)
 
 
@@ -150,7 +173,9 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def test_answers_stand_side_by_side_where_there_is_room() -> None:
     wide = printed([excerpt("first answer", "second answer")], 120)
     assert any("first answer" in line and "second answer" in line for line in wide)
-    assert any("teacher-0" in line and "teacher-1" in line and "refusal" in line and "agrees 0.25" in line for line in wide)
+    assert any(
+        "teacher-0" in line and "teacher-1" in line and "refusal" in line and "agrees 0.25" in line for line in wide
+    )
     narrow = printed([excerpt("first answer", "second answer")], 60)
     assert not any("first answer" in line and "second answer" in line for line in narrow)
     assert any("first answer" in line for line in narrow) and any("second answer" in line for line in narrow)

@@ -26,7 +26,10 @@ def values(folder: Path, url: str, **more: Any) -> dict[str, Any]:
     path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
     teacher = {"kind": "http", "endpoint": "test", "base_url": url, "backoff_seconds": 0.01, "attempts": 1, "timeout_seconds": 5,
                "concurrency": 4}  # fmt: skip
-    teachers = [{**teacher, "name": "a", "model": "m-a", "license": "apache-2.0"}, {**teacher, "name": "b", "model": "m-b"}]
+    teachers = [
+        {**teacher, "name": "a", "model": "m-a", "license": "apache-2.0"},
+        {**teacher, "name": "b", "model": "m-b"},
+    ]
     return {"prompts": [{"name": "train", "path": str(path)}], "prompt_file": "configs/prompts/plain.yaml", "samples": 4,
             "teachers": teachers, "max_failed_share": 0.5, "min_kept_share": 0.0, **more}  # fmt: skip
 
@@ -48,7 +51,9 @@ def say(number: int, body: dict[str, Any]) -> Act:
         return Act(text="The answer", finish="length")
     if place == 7:
         return Act(status=422)
-    return Act(text=text if place % 2 else f"Nobody knows {question}.<|im_end|>" if place == 4 else f"Nobody knows {question}.")
+    return Act(
+        text=text if place % 2 else f"Nobody knows {question}.<|im_end|>" if place == 4 else f"Nobody knows {question}."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +97,16 @@ def test_same_answers_can_be_dropped_and_the_funnel_still_adds_up(tmp_path: Path
     flags = ["truncated", "special_tokens", "same_answer"]
     with serve(say) as server:
         found = build(spec(values(tmp_path, server.url, drop_flags=flags)), tmp_path / "s" / "g")
-    assert not any("same_answer" in row.flags for row in rows(found)) and "question 1" not in {row.prompt for row in rows(found)}
+    assert not any("same_answer" in row.flags for row in rows(found)) and "question 1" not in {
+        row.prompt for row in rows(found)
+    }
     stages = report.funnels(found.manifest["metrics"])
     assert sum(one.kept for one in stages) == len(rows(found)) == found.manifest["rows"]["out"]["answer kept"]
-    assert sum(one.dropped.get("same_answer", 0) for one in stages) == found.manifest["rows"]["dropped"]["answer"]["same_answer"] > 0
+    assert (
+        sum(one.dropped.get("same_answer", 0) for one in stages)
+        == found.manifest["rows"]["dropped"]["answer"]["same_answer"]
+        > 0
+    )
 
 
 def test_the_funnel_adds_up_by_teacher(built: Artifact) -> None:
@@ -114,7 +125,9 @@ def test_the_funnel_adds_up_by_teacher(built: Artifact) -> None:
 def test_provenance_and_evidence_travel_with_the_row(built: Artifact) -> None:
     for row in rows(built):
         origin, made = json.loads(row.provenance), json.loads(row.evidence)
-        assert origin["teacher"] == row.teacher and origin["model"] == f"m-{row.teacher}" and origin["endpoint"] == "test"
+        assert (
+            origin["teacher"] == row.teacher and origin["model"] == f"m-{row.teacher}" and origin["endpoint"] == "test"
+        )
         assert origin["answered_as"] == ("m-a-0801" if row.teacher == "a" else "m-b")
         assert origin["license"] == ("apache-2.0" if row.teacher == "a" else None) and len(origin["prompt_file"]) == 64
         assert origin["sampling"]["temperature"] == 0.7 and "127.0.0.1" not in row.provenance
@@ -136,7 +149,9 @@ def test_a_licence_note_is_part_of_the_key_and_none_is_warned_of(tmp_path: Path)
 def test_the_estimate_stands_in_the_log_before_the_first_request(built: Artifact) -> None:
     lines = [json.loads(line)["message"] for line in (built.path / "record" / "log.jsonl").read_text().splitlines()]
     told = [line for line in lines if line.startswith("estimate: ")]
-    assert told[0].startswith("estimate: answer by a: 24 requests") and any("in all 48 requests" in line for line in told)
+    assert told[0].startswith("estimate: answer by a: 24 requests") and any(
+        "in all 48 requests" in line for line in told
+    )
 
 
 def test_a_long_run_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +192,9 @@ def test_samples_of_many_row_groups_are_the_rows(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     made = [Candidate(id=f"p{n // 3}/{n % 3}", prompt=f"q{n // 3}", answer=f"a{n}", teacher="t") for n in range(50)]
-    pq.write_table(pa.Table.from_pylist([row.model_dump() for row in made]), tmp_path / "candidates.parquet", row_group_size=7)
+    pq.write_table(
+        pa.Table.from_pylist([row.model_dump() for row in made]), tmp_path / "candidates.parquet", row_group_size=7
+    )
     everything, of = excerpts(tmp_path, 100)
     assert of == 17 and [a.text for one in everything for a in one.answers] == [f"a{n}" for n in range(50)]
     some, _ = excerpts(tmp_path, 5)

@@ -70,11 +70,16 @@ def test_the_words_of_json_are_its_sentences() -> None:
 
 
 def test_agreement_is_the_mean_over_the_others() -> None:
-    texts, teachers = ["white tea is mild", "white tea is strong", "ask the landlord", "white tea is mild"], ["a", "a", "b", "b"]
+    texts, teachers = (
+        ["white tea is mild", "white tea is strong", "ask the landlord", "white tea is mild"],
+        ["a", "a", "b", "b"],
+    )
     agreement = Agreement()
     found = agreement.compare(texts, teachers)
     assert found == [
-        pytest.approx(sum(oracle(text, other) if text != other else 1.0 for m, other in enumerate(texts) if m != n) / 3, abs=1e-4)
+        pytest.approx(
+            sum(oracle(text, other) if text != other else 1.0 for m, other in enumerate(texts) if m != n) / 3, abs=1e-4
+        )
         for n, text in enumerate(texts)
     ]
     pairs = [(oracle(texts[a], texts[b]), teachers[a] == teachers[b]) for a, b in combinations(range(4), 2)]

@@ -37,7 +37,9 @@ def plan(path: Path, samples: float = 1, name: str = "answer") -> Stage:
     return Stage(name, path, samples)
 
 
-def answered(path: Path, number: int, *, teacher: str = "big", stage: str = "answer", seconds: float = 2.0, cost: float = 0.5) -> Path:
+def answered(
+    path: Path, number: int, *, teacher: str = "big", stage: str = "answer", seconds: float = 2.0, cost: float = 0.5
+) -> Path:
     with RequestLedger(path) as ledger:
         for n in range(number):
             reply = Reply("x", tokens_in=50, tokens_out=20, seconds=seconds, cost=cost)
@@ -79,7 +81,9 @@ def test_what_is_on_record_is_subtracted_and_teaches(tmp_path: Path) -> None:
     assert line.held == 3 and line.tokens_out == 197 * 25 and line.seconds is None, "three answers say little"
     all_ = answered(tmp_path / "all.sqlite", 260)
     [line] = estimate([plan(path)], [http()], ROWS, seed=0, ledger=all_).lines
-    assert (line.held, line.missing, line.cost, line.seconds) == (200, 0, 0.0, 0.0), "repairs are more requests than rows: never below 0"
+    assert (line.held, line.missing, line.cost, line.seconds) == (200, 0, 0.0, 0.0), (
+        "repairs are more requests than rows: never below 0"
+    )
     assert estimate([plan(path)], [http()], ROWS, seed=0, ledger=tmp_path / "none.sqlite").lines[0].held == 0
     assert not (tmp_path / "none.sqlite").exists(), "looking makes no file"
 
@@ -87,13 +91,19 @@ def test_what_is_on_record_is_subtracted_and_teaches(tmp_path: Path) -> None:
 def test_a_ledger_that_is_open_for_writing_can_be_read(tmp_path: Path) -> None:
     with RequestLedger(tmp_path / "requests.sqlite") as ledger:
         ledger.put("k", Reply("x"), teacher="big", stage="answer", prompt_file="d", source="s")
-        [line] = estimate([plan(prompt_file(tmp_path))], [http()], ROWS, seed=0, ledger=tmp_path / "requests.sqlite").lines
+        [line] = estimate(
+            [plan(prompt_file(tmp_path))], [http()], ROWS, seed=0, ledger=tmp_path / "requests.sqlite"
+        ).lines
         assert line.held == 1
 
 
 @pytest.mark.parametrize(
     ("limits", "seconds"),
-    [({"requests_per_minute": 10}, 150 / 10 * 60), ({"tokens_per_minute": 1000}, 150 * 70 / 1000 * 60), ({"concurrency": 1}, 300.0)],
+    [
+        ({"requests_per_minute": 10}, 150 / 10 * 60),
+        ({"tokens_per_minute": 1000}, 150 * 70 / 1000 * 60),
+        ({"concurrency": 1}, 300.0),
+    ],
 )
 def test_rates_bound_the_time(tmp_path: Path, limits: dict[str, Any], seconds: float) -> None:
     ledger = answered(tmp_path / "requests.sqlite", 50)
@@ -134,7 +144,11 @@ def test_budgets_of_tokens(tmp_path: Path) -> None:
         cap: estimate([plan(path)], [http(budget_tokens=cap)], ROWS, seed=0, ledger=ledger).budgets[0]
         for cap in (10_000, 15_000, 10_000_000)
     }
-    assert "is not enough" in said[10_000] and "3.5k tokens of it used before" in said[10_000] and "about 62%" in said[10_000]
+    assert (
+        "is not enough" in said[10_000]
+        and "3.5k tokens of it used before" in said[10_000]
+        and "about 62%" in said[10_000]
+    )
     assert "as expected (14k tokens)" in said[15_000] and "is enough: at most" in said[10_000_000]
 
 

@@ -33,7 +33,9 @@ class Asked:
         for place in range(number):
             self.clock.now += seconds / number
             reply = None if failed else Reply("x", tokens_in=100, tokens_out=20, cost=cost)
-            self.tallies[place % 2].count(Outcome(reply, "timeout: none" if failed else "", cost=cost if failed else 0.0))
+            self.tallies[place % 2].count(
+                Outcome(reply, "timeout: none" if failed else "", cost=cost if failed else 0.0)
+            )
             self.gauge.look(self.tallies)
 
     def found(self, number: int) -> None:
@@ -54,7 +56,10 @@ def test_a_steady_run() -> None:
     assert shown.rate == pytest.approx(2.0, rel=0.05) and shown.eta == pytest.approx(250, rel=0.05)
     assert shown.cost == pytest.approx(1.0) and shown.to_come == pytest.approx(5.0)
     assert (shown.tokens_in, shown.tokens_out) == (10_000, 2_000)
-    assert str(shown) == "500/1,000 (400 from the ledger), 2 requests/s, tokens 10k in 2k out, 1.00 USD so far, 5.00 USD to come, 4 min 10 s left"
+    assert (
+        str(shown)
+        == "500/1,000 (400 from the ledger), 2 requests/s, tokens 10k in 2k out, 1.00 USD so far, 5.00 USD to come, 4 min 10 s left"
+    )
 
 
 def test_answers_of_the_ledger_say_nothing_about_rate_and_cost() -> None:
@@ -115,7 +120,15 @@ def test_lines_come_soon_and_then_seldom() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (125, "2 min 5 s"), (3599.7, "1 h"), (11_400, "3 h 10 min"), (187_200, "2 d 4 h")],
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (125, "2 min 5 s"),
+        (3599.7, "1 h"),
+        (11_400, "3 h 10 min"),
+        (187_200, "2 d 4 h"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -85,7 +85,12 @@ BAD = [
 
 def prompt_file(folder: Path, examples: list[dict[str, Any]] | None = None, **values: Any) -> PromptFile:
     (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples or EXAMPLES))
-    settings = {"system": {"zh": SYSTEM_ZH, "en": SYSTEM_EN}, "shots": 1, "examples": str(folder / "examples.jsonl"), **values}
+    settings = {
+        "system": {"zh": SYSTEM_ZH, "en": SYSTEM_EN},
+        "shots": 1,
+        "examples": str(folder / "examples.jsonl"),
+        **values,
+    }
     with (folder / "prompt.yaml").open("w") as file:
         YAML(typ="safe").dump(settings, file)
     return PromptFile.read(folder / "prompt.yaml")
@@ -109,7 +114,9 @@ def test_a_good_answer_has_no_flag(judge: Marks, lang: str, prompt: str, answer:
 def test_a_planted_fault_has_its_flag(judge: Marks, flag: str, lang: str, prompt: str, answer: str) -> None:
     found = flags(judge, lang, prompt, answer)
     assert flag in found
-    assert set(found) <= {flag, "refusal", "identity"}, "refusals and words about itself come together; else one fault, one flag"
+    assert set(found) <= {flag, "refusal", "identity"}, (
+        "refusals and words about itself come together; else one fault, one flag"
+    )
 
 
 def test_every_flag_that_an_answer_shows_is_planted_in_both_languages() -> None:
@@ -136,7 +143,9 @@ def test_the_defaults_drop_what_nobody_can_use_and_clean_lets_only_harmless_ones
 def test_json_is_judged_by_its_words(judge: Marks) -> None:
     answer = json.dumps({"intent": "brew_green", "order": None, "reply": TEA_EN.replace("four", "five")})
     assert flags(judge, "en", "What about white tea?", answer) == ("near_copy",)
-    zh = json.dumps({"intent": "brew_green_tea_or_black_tea", "category": "question", "reply": "泡两分钟。"}, ensure_ascii=False)
+    zh = json.dumps(
+        {"intent": "brew_green_tea_or_black_tea", "category": "question", "reply": "泡两分钟。"}, ensure_ascii=False
+    )
     assert flags(judge, "zh", "白茶呢？", zh) == (), "names of fields and labels are no drift of language"
     assert "refusal" in flags(judge, "zh", "白茶呢？", json.dumps({"reply": "很抱歉，我无法回答这个问题。"}))
 
@@ -188,7 +197,9 @@ def test_a_thought_that_was_asked_for_can_leak(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [20, 60, 150])
 def test_a_loop_at_the_end_of_a_long_answer_is_seen(size: int) -> None:
-    varied = "".join(f"Sentence {n} of the long answer says something of tea number {n * 37 % 101}. " for n in range(60))
+    varied = "".join(
+        f"Sentence {n} of the long answer says something of tea number {n * 37 % 101}. " for n in range(60)
+    )
     assert not loops(varied)
     assert loops(varied + (varied[:size]) * (1200 // size))
 
@@ -203,7 +214,15 @@ def test_prompts_and_clean_and_flags_share_their_patterns() -> None:
 
 def test_no_pattern_takes_long_on_hostile_text(judge: Marks) -> None:
     """No backtracking that grows with the square of the text."""
-    for text in ("sorry " * 20_000, "我是" * 50_000, "as an AI " * 20_000, "<|" * 50_000, "a" * 100_000, "` $ " * 30_000, "作为" * 50_000):
+    for text in (
+        "sorry " * 20_000,
+        "我是" * 50_000,
+        "as an AI " * 20_000,
+        "<|" * 50_000,
+        "a" * 100_000,
+        "` $ " * 30_000,
+        "作为" * 50_000,
+    ):
         started = time.process_time()
         flags(judge, "zh", "hi", text)
         assert time.process_time() - started < 2.0, text[:10]
