@@ -1,8 +1,9 @@
-"""Texts that say nearly the same as an earlier one: ROUGE-L against all of them, in one pass, exact, without comparing all.
+"""Texts that say nearly the same as an earlier one: ROUGE-L against all of them, exact, with few comparisons.
 
 Source: Lin, "ROUGE" (ACL 2004), section 3.1 (ROUGE-L with beta 1), with the threshold of Self-Instruct (arXiv 2212.10560,
-section 2.2, "Filtering and Postprocessing": 0.7 to any earlier instruction). The index is the prefix filter of set joins
-(Chaudhuri, Ganti, Kaushik, ICDE 2006): two texts as near as that share one of their rarest tokens.
+section 2.2, "Filtering and Postprocessing": 0.7 to any earlier instruction). A common subsequence is never longer than the
+tokens that two texts share, and an inverted index counts those for all earlier texts at once; only those that share enough
+are compared.
 Deviations:
   1. Tokens are those of ``dedup``: a run of letters or digits, or one CJK character. Self-Instruct splits at spaces and
      throws Chinese away.
@@ -11,9 +12,9 @@ Deviations:
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from steps.lib.dedup import tokens
@@ -34,21 +35,18 @@ def rouge_l(one: str, other: str) -> float:
 
 
 class NearIndex:
-    """Texts so far, by their rarest tokens.
+    """Texts so far, by their tokens. The n-th copy of a token in a text is a token of its own.
 
     Args:
         threshold: ROUGE-L from which a text counts as near, above 0.
-        common: texts from which the frequency of tokens is taken; the more alike to what comes, the faster. It decides no
-        result.
     """
 
-    def __init__(self, threshold: float, common: Iterable[str] = ()) -> None:
+    def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        counts = Counter(token for text in common for token in tokens(text))
-        self._rank = {token: (count, token) for token, count in counts.items()}
         self._names: list[str] = []
         self._texts: list[tuple[str, ...]] = []
-        self._postings: dict[tuple[str, int], list[int]] = {}
+        self._lengths = array("I")
+        self._holders: dict[tuple[str, int], array[int]] = {}
         self._bare: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -60,50 +58,41 @@ class NearIndex:
         number = len(self._names)
         self._names.append(name)
         self._texts.append(words)
+        self._lengths.append(len(words))
         if not words:
             self._bare.setdefault(text.strip(), number)
-        for token in self._prefix(words):
-            self._postings.setdefault(token, []).append(number)
+        for token in _numbered(words):
+            self._holders.setdefault(token, array("I")).append(number)
 
     def nearest(self, text: str) -> Near | None:
         """The most alike of the texts that reach the threshold; of equals the earliest. None: there is none.
 
         A text without a letter or a digit is near to an equal one only.
         """
+        import numpy as np
+
         words = tuple(tokens(text))
         if not words:
             found = self._bare.get(text.strip())
             return None if found is None else Near(self._names[found], 1.0)
-        seen: set[int] = set()
-        bag = Counter(words)
+        holders = [self._holders[token] for token in _numbered(words) if token in self._holders]
+        if not holders:
+            return None
+        shared = np.bincount(np.concatenate([np.frombuffer(one, np.uint32) for one in holders]), minlength=len(self))
+        least = self._threshold * (np.frombuffer(self._lengths, np.uint32) + len(words)) / 2
         best: tuple[float, int] | None = None
-        for token in self._prefix(words):
-            for number in self._postings.get(token, ()):
-                if number in seen:
-                    continue
-                seen.add(number)
-                other = self._texts[number]
-                least = self._threshold * (len(words) + len(other)) / 2
-                if min(len(words), len(other)) < least or (bag & Counter(other)).total() < least - 1e-9:
-                    continue
-                score = _rouge(words, other)
-                if score >= self._threshold and (best is None or (score, -number) > (best[0], -best[1])):
-                    best = score, number
+        for number in np.flatnonzero(shared >= least - 1e-9).tolist():
+            score = _rouge(words, self._texts[number])
+            if score >= self._threshold and (best is None or score > best[0]):
+                best = score, number
         return None if best is None else Near(self._names[best[1]], best[0])
 
-    def _prefix(self, words: Sequence[str]) -> list[tuple[str, int]]:
-        """The rarest tokens, one of which any near text has among its own rarest; the n-th copy of a token is one of its own.
 
-        A text of n tokens at ROUGE-L t has at least t n / (2 - t) of them in common with the other one.
-        """
-        copies: Counter[str] = Counter()
-        numbered: list[tuple[str, int]] = []
-        for word in words:
-            copies[word] += 1
-            numbered.append((word, copies[word]))
-        shared = math.ceil(self._threshold * len(words) / (2 - self._threshold) - 1e-9)
-        numbered.sort(key=lambda one: (self._rank.get(one[0], (0, one[0])), one[1]))
-        return numbered[: len(words) - shared + 1]
+def _numbered(words: Sequence[str]) -> Iterator[tuple[str, int]]:
+    copies: Counter[str] = Counter()
+    for word in words:
+        copies[word] += 1
+        yield word, copies[word]
 
 
 def _rouge(one: Sequence[str], other: Sequence[str]) -> float:
