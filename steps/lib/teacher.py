@@ -46,6 +46,7 @@ class ScriptedClient:
     """Answers by rules. The prompt is seen bare; template, examples and schema play no part."""
 
     alone = True
+    window = 1024
 
     def __init__(self, config: ScriptedTeacherConfig, seed: int) -> None:
         self.name = config.name
