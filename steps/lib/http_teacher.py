@@ -65,6 +65,9 @@ class HttpTeacher(Section):
     """Whether the endpoint understands response_format with a JSON Schema."""
     send_seed: bool = True
     """Whether the endpoint takes a seed."""
+    tokenizer: Annotated[str | None, Neutral] = None
+    """Folder or hub id of the model's tokenizer, to count what is sent; its content is in the key. null: a bound, one token
+    a UTF-8 byte."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Which field carries max_tokens; newer vendors' models want max_completion_tokens."""
     concurrency: Annotated[int, Neutral] = Field(default=16, gt=0)

@@ -21,6 +21,7 @@ from steps.lib.errors import TeacherError
 from steps.lib.http_teacher import HttpClient, HttpTeacher
 from steps.lib.ledger import Reply
 from steps.lib.local_teacher import LocalClient, LocalTeacher
+from steps.lib.tokens import tokenizer_identity
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""
@@ -97,7 +98,7 @@ def open_client(config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig, seed
 def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
     """External identities for a step's key: what a path or hub id points to.
 
-    An HTTP teacher has none: its endpoint class and model name stand in the configuration.
+    An HTTP teacher has only its tokenizer: endpoint class and model name stand in the configuration.
     """
     found: dict[str, str] = {}
     for teacher in teachers:
@@ -107,6 +108,8 @@ def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherCo
             from steps.lib.models import hub_identity
 
             found[f"teacher {teacher.name}"] = hub_identity(teacher.model, teacher.revision)
+        elif teacher.tokenizer is not None:
+            found[f"tokenizer of {teacher.name}"] = tokenizer_identity(teacher.tokenizer)
     return found
 
 
