@@ -23,9 +23,8 @@ from steps.lib.config import Neutral
 from steps.lib.fences import disarm
 from steps.lib.near import NearIndex
 from steps.lib.programs import Answer, Asker, Item, Lost
-from steps.lib.prompt_parts import estimate_tokens
 from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced, lang_of, listed
+from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced, lang_of, listed, most_tokens
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.rules import parse_strict
 from steps.lib.sources import Rejected, open_source
@@ -81,13 +80,14 @@ class Documents(NewPrompts):
         return Text
 
     def stages(self, config: Asking) -> list[StagePlan]:
-        """By the pieces of the first documents of each source, cut by a careful estimate of tokens."""
+        """By the pieces of the first documents of each source."""
         documents = pieces = 0
+        count = most_tokens(config.teachers)
         for source in config.prompts:
             for _, row in zip(range(LOOKED_AT), open_source(source, Text), strict=False):
                 if not isinstance(row, Rejected):
                     documents += 1
-                    pieces += sum(one.fresh >= self.min_tokens for one in self._cut(row.text, estimate_tokens))
+                    pieces += sum(one.fresh >= self.min_tokens for one in self._cut(row.text, count))
         mean = pieces / documents if documents else 0.0
         answers = mean * self.per_chunk * config.samples
         plans = [
@@ -105,14 +105,15 @@ class Documents(NewPrompts):
         yield from pieces.lost()
         asked = Passed(asker, "questions", counted(asker, "made questions", self._asked(asker, files, pieces)))
         yield from asked.lost()
-        answers = self._answered(asker, answering, asked.items(), samples, drop_flags)
+        said = asker.ask("answer", answering, asked.items(), samples=samples, drop_flags=drop_flags)
+        answers = counted(asker, "answers", map(_spoken, said))
         if not self.check:
             yield from answers
             return
         whole: TypeAdapter[Answer] = TypeAdapter(Answer)
         given = Passed(asker, "answers", (_to_check(answer, whole) for answer in answers))
         yield from given.lost()
-        yield from self._checked(asker, files["check"], given.items(), whole)
+        yield from counted(asker, "checked answers", self._checked(asker, files["check"], given.items(), whole))
 
     def _cut(self, text: str, count: Any) -> Iterator[Chunk]:
         return chunks(text, count, self.chunk_tokens, self.overlap_tokens)
@@ -158,15 +159,6 @@ class Documents(NewPrompts):
             if extra := texts[self.per_chunk :]:
                 yield Lost(answer.item, kind, "surplus", "\n".join(extra), answer.teacher)
 
-    def _answered(
-        self, asker: Asker, answering: PromptFile, items: Iterable[Item], samples: int, drop_flags: Collection[str]
-    ) -> Iterator[Answer | Lost]:
-        for answer in asker.ask("answer", answering, items, samples=samples, drop_flags=drop_flags):
-            if isinstance(answer, Answer) and _SILENT.match(answer.parsed.answer):
-                yield Lost(answer.item, "answers", "no_answer", answer.reply.text, answer.teacher)
-            else:
-                yield answer
-
     def _checked(
         self, asker: Asker, prompt_file: PromptFile, items: Iterable[Item], whole: TypeAdapter[Answer]
     ) -> Iterator[Answer | Lost]:
@@ -182,6 +174,12 @@ class Documents(NewPrompts):
                 yield Lost(answer.item, "checked answers", reason, check.reply.text, check.teacher)
             else:
                 yield replace(answer, item=replace(answer.item, trail=check.item_with().trail))
+
+
+def _spoken(answer: Answer | Lost) -> Answer | Lost:
+    if isinstance(answer, Answer) and _SILENT.match(answer.parsed.answer):
+        return Lost(answer.item, "answers", "no_answer", answer.reply.text, answer.teacher)
+    return answer
 
 
 def _to_check(answer: Answer | Lost, whole: TypeAdapter[Answer]) -> Item | Lost:

@@ -102,12 +102,8 @@ class Evolve(NewPrompts):
             )
         first: Iterable[Item] = given if self.answer_seeds else ()
         items = chain(first, *(passed.items() for passed in children))
-        flags = {*drop_flags, "refusal"}
-        for answer in asker.ask("answer", answering, items, samples=samples, drop_flags=flags):
-            if isinstance(answer, Answer) and not tokens(answer.parsed.answer):
-                yield Lost(answer.item, "answers", "no_words", answer.reply.text, answer.teacher)
-            else:
-                yield answer
+        answers = asker.ask("answer", answering, items, samples=samples, drop_flags={*drop_flags, "refusal"})
+        yield from counted(asker, "answers", map(_worded, answers))
 
     def _asked(self, item: Item, number: int, seed: int) -> Item:
         method = self.methods[int(draw(seed, item.row.prompt, "evolve", number) * len(self.methods))]
@@ -136,6 +132,13 @@ class Evolve(NewPrompts):
         if copied := copied_words(text, parent.prompt, answer.rendered.messages[-1]["content"], answer.item.seen["fence"]):
             return "copied_words", copied
         return None
+
+
+def _worded(answer: Answer | Lost) -> Answer | Lost:
+    """WizardLM, section 3, elimination 3: an answer of punctuation alone."""
+    if isinstance(answer, Answer) and not tokens(answer.parsed.answer):
+        return Lost(answer.item, "answers", "no_words", answer.reply.text, answer.teacher)
+    return answer
 
 
 def copied_words(text: str, parent: str, instruction: str, fence: str) -> str:

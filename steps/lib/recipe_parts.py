@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from steps.lib.config import Section
 from steps.lib.dedup import tokens
@@ -24,11 +24,14 @@ from steps.lib.quality import Finding, special_token
 from steps.lib.rows import Prompt, Row
 from steps.lib.rules import Language, language_of, parse_strict
 from steps.lib.sources import Source
+from steps.lib.teacher import Teacher
+from steps.lib.tokens import counter
 
 UNUSABLE = frozenset({"truncated", "empty", "unparsed", "schema", "refusal", "think_tag"})
 """Flags with which a reply is of no use to the next stage."""
 LOST = "lost"
 """Variable of a spooled item that stands for a lost one."""
+T = TypeVar("T", Item, Answer)
 _LISTED = re.compile(r"^[ \t]*(?:[\[【(（]?\d{1,3}[\]】)）.、．:：]|[-*•])[ \t]*(\S.*)$", re.MULTILINE)
 
 
@@ -47,6 +50,8 @@ class Asking(Protocol):
 
     @property
     def prompts(self) -> Sequence[Source]: ...
+    @property
+    def teachers(self) -> Sequence[Teacher]: ...
     @property
     def prompt_file(self) -> Path: ...
     @property
@@ -163,14 +168,14 @@ class Passed:
         return (_unpacked(item) for item in self._all if LOST in item.seen)
 
 
-def counted(asker: Asker, kind: str, results: Iterable[Item | Lost]) -> Iterator[Item | Lost]:
-    """Results of a stage, with what the recipe itself made and dropped counted as rows of ``kind``.
+def counted(asker: Asker, kind: str, results: Iterable[T | Lost]) -> Iterator[T | Lost]:
+    """Results of a stage, with what the recipe itself made, kept and dropped counted as rows of ``kind``.
 
     A loss of another stage than ``kind`` is the asker's, which has counted it.
     """
     rows = asker.rows
     for one in results:
-        if isinstance(one, Item):
+        if not isinstance(one, Lost):
             rows.took(kind)
             rows.gave(f"kept {kind}")
         elif one.stage == kind:
@@ -178,6 +183,12 @@ def counted(asker: Asker, kind: str, results: Iterable[Item | Lost]) -> Iterator
             rows.drop(kind, one.reason)
         yield one
     rows.balance({kind: [f"kept {kind}"]})
+
+
+def most_tokens(teachers: Sequence[Teacher]) -> Callable[[str], int]:
+    """Tokens of a text, by the teacher that makes the most of it: what fits one fits all."""
+    counters = [counter(teacher) for teacher in teachers]
+    return lambda text: max(count(text) for count in counters)
 
 
 def used(prompt_file: PromptFile) -> frozenset[str]:

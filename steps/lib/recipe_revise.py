@@ -100,7 +100,7 @@ class Revise(RecipeBase):
                 samples=samples if last else 1,
                 drop_flags=drop_flags if last else flags,
             )
-        yield from _formed(answers, answering, drop_flags)
+        yield from counted(asker, "answers", _formed(answers, answering, drop_flags))
 
     def _drafts(
         self, answers: Iterable[Answer | Lost], answering: PromptFile, number: int, seed: int
@@ -145,11 +145,8 @@ class Correct(RecipeBase):
         self.read(answering)
         cases = Passed(asker, "cases", counted(asker, "cases", self._cases(rows)))
         yield from cases.lost()
-        for answer in asker.ask("answer", answering, cases.items(), samples=samples, drop_flags=drop_flags):
-            if isinstance(answer, Answer) and answer.parsed.answer.strip() == answer.item.trail[0]["rejected"].strip():
-                yield Lost(answer.item, "answers", "unchanged", "the answer is the rejected one", answer.teacher)
-            else:
-                yield answer
+        answers = asker.ask("answer", answering, cases.items(), samples=samples, drop_flags=drop_flags)
+        yield from counted(asker, "answers", map(_changed, answers))
 
     def _cases(self, rows: Iterable[Row]) -> Iterator[Item | Lost]:
         for row in rows:
@@ -169,6 +166,12 @@ class Correct(RecipeBase):
                 yield Lost(item, "cases", "not_one_user_turn", f"{len(row.prompt)} turns before the answer")
             else:
                 yield fenced(item, answer=bad, complaint=said, rules=rules)
+
+
+def _changed(answer: Answer | Lost) -> Answer | Lost:
+    if isinstance(answer, Answer) and answer.parsed.answer.strip() == answer.item.trail[0]["rejected"].strip():
+        return Lost(answer.item, "answers", "unchanged", "the answer is the rejected one", answer.teacher)
+    return answer
 
 
 def _reviewed(review: Answer | Lost) -> Item | Lost:
