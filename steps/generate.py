@@ -101,7 +101,10 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
     prompt_file = PromptFile.read(config.prompt_file)
     metrics = Metrics()
     prompts, dropped = _read(config, context, metrics.rows)
-    clients = {teacher.name: open_client(teacher, context.seed) for teacher in config.teachers}
+    clients = {
+        teacher.name: open_client(teacher, context.seed, folder=context.resume, log=context.log)
+        for teacher in config.teachers
+    }
     slots: list[_Slot] = []
     for row in context.progress(prompts, "rendering", len(prompts)):
         try:

@@ -88,6 +88,8 @@ class Reply:
     seconds: float = 0.0
     cost: float = 0.0
     """US dollars, by the teacher's price table."""
+    thought: str = ""
+    """What a reasoning model thought, where its endpoint keeps it apart from the answer."""
 
 
 @dataclass(frozen=True)
@@ -226,12 +228,12 @@ class RequestLedger(Database):
         return found
 
     def _write(self, key: str, reason: str, attempts: int, reply: Reply, about: Mapping[str, str]) -> None:
-        text = reply.text if reply.text.isascii() else _whole(reply.text)
+        text, thought = _whole(reply.text), _whole(reply.thought)
         status = "failed" if reason else "truncated" if reply.finish_reason == "length" else "ok"
         tokens_in, tokens_out, cost = reply.tokens_in, reply.tokens_out, float(reply.cost)
         statement = _INSERT
         while True:
-            values = (text, reply.finish_reason, reply.model, tokens_in, tokens_out, float(reply.seconds), cost)
+            values = (text, reply.finish_reason, reply.model, tokens_in, tokens_out, float(reply.seconds), cost, thought)
             names = (about.get("teacher", ""), about.get("stage", ""), about.get("prompt_file", ""), about.get("source", ""))
             row = (key, status, reason, attempts, *values, *names, seal_of(key, values))
             if self.execute(statement, row):
@@ -242,26 +244,26 @@ class RequestLedger(Database):
             statement = _REPLACE
 
 
-_REPLY = "text, finish_reason, model, tokens_in, tokens_out, seconds, cost"
+_REPLY = "text, finish_reason, model, tokens_in, tokens_out, seconds, cost, thought"
 """The fields of ``Reply``, in its order; these are sealed."""
 _ABOUT = "teacher, stage, prompt_file, source"
-_SEALED = 7
+_SEALED = 8
 _KEYS = 500
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, "
     "attempts INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, "
     "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, "
-    "teacher TEXT NOT NULL, stage TEXT NOT NULL, prompt_file TEXT NOT NULL, source TEXT NOT NULL, seal TEXT NOT NULL)"
+    "thought TEXT NOT NULL, teacher TEXT NOT NULL, stage TEXT NOT NULL, prompt_file TEXT NOT NULL, source TEXT NOT NULL, seal TEXT NOT NULL)"
 )
 _INSERT = (
     f"INSERT INTO requests (key, status, reason, attempts, {_REPLY}, {_ABOUT}, seal) "
-    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING RETURNING 1"
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING RETURNING 1"
 )
 _REPLACE = _INSERT.replace("INSERT INTO", "REPLACE INTO").replace(" ON CONFLICT(key) DO NOTHING", "")
 
 
 def _whole(text: str) -> str:
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _opened(path: Path) -> sqlite3.Connection | None:

@@ -7,6 +7,7 @@ Three kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformer
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from steps.lib.asking import Client, OnOutcome, Outcome, Request, draw
+from steps.lib.batch_teacher import BatchClient
 from steps.lib.config import Neutral, Section
 from steps.lib.digests import digest_file
 from steps.lib.errors import TeacherError
 from steps.lib.http_teacher import HttpClient, HttpTeacher
-from steps.lib.ledger import Reply
+from steps.lib.ledger import Reply, Spent
 from steps.lib.local_teacher import LocalClient, LocalTeacher
 from steps.lib.tokens import tokenizer_identity
 
@@ -82,14 +84,31 @@ class ScriptedClient:
                 report(request, Outcome(Reply(text, model=self.name)))
 
 
-def open_client(config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig, seed: int) -> Client:
+def open_client(
+    config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig,
+    seed: int,
+    spent: Spent | None = None,
+    *,
+    folder: Path | None = None,
+    log: logging.Logger | None = None,
+) -> Client:
     """The client of a teacher. Nothing is loaded or sent yet.
 
+    Args:
+        config: the teacher.
+        seed: the run's.
+        spent: what the ledger says that this teacher used already; its budget counts it.
+        folder: where a batch that was submitted is remembered: beside the ledger.
+        log: for warnings.
+
     Raises:
-        TeacherError: the environment variable of an HTTP teacher's key is not set.
+        TeacherError: an HTTP teacher's key is not there.
+        ConfigError: a budget in US dollars for a model without a known price; mode batch without a folder.
     """
     if isinstance(config, HttpTeacher):
-        return HttpClient(config)
+        if config.mode == "batch":
+            return BatchClient(config, spent, folder, log)
+        return HttpClient(config, spent, log)
     if isinstance(config, LocalTeacher):
         return LocalClient(config)
     return ScriptedClient(config, seed)
