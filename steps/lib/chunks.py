@@ -106,9 +106,7 @@ def _parts(text: str, start: int, end: int, count: Count, most: int) -> list[tup
     if count(text[start:end].strip()) <= most or end - start < 2:
         return [(start, end)]
     middle = (start + end) // 2
-    cuts = [
-        start + found.end() for found in _MARKS.finditer(text[start:end]) if 0 < found.end() < end - start
-    ]
+    cuts = [start + found.end() for found in _MARKS.finditer(text[start:end]) if 0 < found.end() < end - start]
     cut = min(cuts, key=lambda place: (abs(place - middle), place), default=middle)
     if not start + (end - start) // 4 <= cut <= end - (end - start) // 4:
         cut = middle

@@ -24,7 +24,19 @@ from steps.lib.fences import disarm
 from steps.lib.near import NearIndex
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced, lang_of, listed, most_tokens
+from steps.lib.recipe_parts import (
+    UNUSABLE,
+    Asking,
+    NewPrompts,
+    Passed,
+    StagePlan,
+    child_of,
+    counted,
+    fenced,
+    lang_of,
+    listed,
+    most_tokens,
+)
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.rules import parse_strict
 from steps.lib.sources import Rejected, open_source
@@ -106,7 +118,7 @@ class Documents(NewPrompts):
         asked = Passed(asker, "questions", counted(asker, "made questions", self._asked(asker, files, pieces)))
         yield from asked.lost()
         said = asker.ask("answer", answering, asked.items(), samples=samples, drop_flags=drop_flags)
-        answers = counted(asker, "answers", map(_spoken, said))
+        answers = counted(asker, "screened answers", map(_spoken, said))
         if not self.check:
             yield from answers
             return
@@ -122,7 +134,13 @@ class Documents(NewPrompts):
         for row in rows:
             for number, piece in enumerate(self._cut(row.text, asker.count) if isinstance(row, Text) else ()):
                 made = Prompt(id=f"{row.id}#{number}", lang=row.lang, source=row.source, prompt=piece.text)
-                entry = {"stage": "chunk", "document": row.id, "start": piece.start, "end": piece.end, "text": piece.text}
+                entry = {
+                    "stage": "chunk",
+                    "document": row.id,
+                    "start": piece.start,
+                    "end": piece.end,
+                    "text": piece.text,
+                }
                 item = Item(made.id, made, trail=(entry,))
                 if piece.fresh < self.min_tokens:
                     detail = f"{piece.fresh} new tokens, at least {self.min_tokens}"
@@ -178,7 +196,7 @@ class Documents(NewPrompts):
 
 def _spoken(answer: Answer | Lost) -> Answer | Lost:
     if isinstance(answer, Answer) and _SILENT.match(answer.parsed.answer):
-        return Lost(answer.item, "answers", "no_answer", answer.reply.text, answer.teacher)
+        return Lost(answer.item, "screened answers", "no_answer", answer.reply.text, answer.teacher)
     return answer
 
 

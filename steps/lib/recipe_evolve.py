@@ -98,16 +98,17 @@ class Evolve(NewPrompts):
             # The child, or the parent where the child was eliminated, whose own item the loss carries.
             current = asker.spool(
                 f"evolve{number}",
-                (one if isinstance(one, Item) else replace(one.item, seen={}) for part in parts for one in part),
+                (one if isinstance(one, Item) else replace(one.item, sample=0, seen={}) for part in parts for one in part),
             )
-        first: Iterable[Item] = given if self.answer_seeds else ()
-        items = chain(first, *(passed.items() for passed in children))
-        answers = asker.ask("answer", answering, items, samples=samples, drop_flags={*drop_flags, "refusal"})
-        yield from counted(asker, "answers", map(_worded, answers))
+        seeds: Iterable[Item] = given if self.answer_seeds else ()
+        versions = chain(seeds, *(passed.items() for passed in children))
+        answers = asker.ask("answer", answering, versions, samples=samples, drop_flags={*drop_flags, "refusal"})
+        yield from counted(asker, "screened answers", map(_worded, answers))
 
     def _asked(self, item: Item, number: int, seed: int) -> Item:
         method = self.methods[int(draw(seed, item.row.prompt, "evolve", number) * len(self.methods))]
-        return fenced(item, method=method)
+        # The round is the sample, so that a parent that goes on is asked about afresh even by the same operation.
+        return fenced(replace(item, sample=number), method=method)
 
     def _made(
         self, asker: Asker, prompt_file: PromptFile, stage: str, kind: str, number: int, items: Iterable[Item]
@@ -122,14 +123,16 @@ class Evolve(NewPrompts):
                 continue
             child = child_of(parent, id=f"{answer.item.id}+{number}", prompt=text)
             note = {"method": answer.item.seen["method"], "parent": parent.prompt, "parent_id": parent.id}
-            yield replace(answer.item_with(id=child.id, row=child, note=note), seen={})
+            yield replace(answer.item_with(id=child.id, row=child, note=note), sample=0, seen={})
 
     def _eliminated(self, answer: Answer, parent: Prompt, text: str) -> Finding | None:
         if found := self.finding(text, lang_of(parent)):
             return found
         if (score := rouge_l(text, parent.prompt)) >= self.gain:
             return "no_gain", f"ROUGE-L {score:.2f} to its parent"
-        if copied := copied_words(text, parent.prompt, answer.rendered.messages[-1]["content"], answer.item.seen["fence"]):
+        if copied := copied_words(
+            text, parent.prompt, answer.rendered.messages[-1]["content"], answer.item.seen["fence"]
+        ):
             return "copied_words", copied
         return None
 
@@ -137,7 +140,7 @@ class Evolve(NewPrompts):
 def _worded(answer: Answer | Lost) -> Answer | Lost:
     """WizardLM, section 3, elimination 3: an answer of punctuation alone."""
     if isinstance(answer, Answer) and not tokens(answer.parsed.answer):
-        return Lost(answer.item, "answers", "no_words", answer.reply.text, answer.teacher)
+        return Lost(answer.item, "screened answers", "no_words", answer.reply.text, answer.teacher)
     return answer
 
 
@@ -153,6 +156,6 @@ def copied_words(text: str, parent: str, instruction: str, fence: str) -> str:
     for clause in _SENTENCE.findall(own):
         words = clause.strip()
         if len(tokens(words)) >= 8 and words in text and words not in parent:
-            return words
+            return str(words)
     found = _COPIED.search(text)
-    return found[0] if found and found[0].lower() not in parent.lower() else ""
+    return str(found[0]) if found and found[0].lower() not in parent.lower() else ""

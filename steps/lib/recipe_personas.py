@@ -66,7 +66,9 @@ class Personas(NewPrompts):
         """See ``RecipeBase.run``."""
         files = self.read(answering)
         shown = self._shown(asker, rows)
-        found = self._made(asker.ask("persona", files["persona"], shown, drop_flags=UNUSABLE), "personas", self._persona)
+        found = self._made(
+            asker.ask("persona", files["persona"], shown, drop_flags=UNUSABLE), "personas", self._persona
+        )
         personas = Passed(asker, "personas", counted(asker, "personas", found))
         yield from personas.lost()
         asked = asker.ask("ask", files["asks"], personas.items(), samples=self.per_persona, drop_flags=UNUSABLE)

@@ -100,7 +100,7 @@ class Revise(RecipeBase):
                 samples=samples if last else 1,
                 drop_flags=drop_flags if last else flags,
             )
-        yield from counted(asker, "answers", _formed(answers, answering, drop_flags))
+        yield from counted(asker, "screened answers", _formed(answers, answering, drop_flags))
 
     def _drafts(
         self, answers: Iterable[Answer | Lost], answering: PromptFile, number: int, seed: int
@@ -146,7 +146,7 @@ class Correct(RecipeBase):
         cases = Passed(asker, "cases", counted(asker, "cases", self._cases(rows)))
         yield from cases.lost()
         answers = asker.ask("answer", answering, cases.items(), samples=samples, drop_flags=drop_flags)
-        yield from counted(asker, "answers", map(_changed, answers))
+        yield from counted(asker, "screened answers", map(_changed, answers))
 
     def _cases(self, rows: Iterable[Row]) -> Iterator[Item | Lost]:
         for row in rows:
@@ -157,7 +157,9 @@ class Correct(RecipeBase):
             bad = row.completion[-1].content
             prompt = Prompt(id=row.id, lang=row.lang, source=row.source, prompt="\n".join(users) or bad)
             facts = json.loads(row.evidence)
-            said = next((text for name in self.complaint if isinstance(text := facts.get(name), str) and text.strip()), "")
+            said = next(
+                (text for name in self.complaint if isinstance(text := facts.get(name), str) and text.strip()), ""
+            )
             entry = {"stage": "case", "rejected": bad, "complaint": said, "system": rules}
             item = Item(row.id, prompt, trail=(entry,))
             if row.label:
@@ -170,7 +172,7 @@ class Correct(RecipeBase):
 
 def _changed(answer: Answer | Lost) -> Answer | Lost:
     if isinstance(answer, Answer) and answer.parsed.answer.strip() == answer.item.trail[0]["rejected"].strip():
-        return Lost(answer.item, "answers", "unchanged", "the answer is the rejected one", answer.teacher)
+        return Lost(answer.item, "screened answers", "unchanged", "the answer is the rejected one", answer.teacher)
     return answer
 
 
@@ -191,6 +193,6 @@ def _formed(
             continue
         flags = tuple(flag for flag in answering.parse(answer.parsed.answer).flags if flag in ("unparsed", "schema"))
         if bad := next((flag for flag in flags if flag in drop_flags), ""):
-            yield Lost(answer.item, "answers", bad, answer.reply.text, answer.teacher)
+            yield Lost(answer.item, "screened answers", bad, answer.reply.text, answer.teacher)
         else:
             yield replace(answer, flags=(*answer.flags, *(flag for flag in flags if flag not in answer.flags)))

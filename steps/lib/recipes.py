@@ -60,9 +60,7 @@ def digests(recipe: RecipeBase) -> dict[str, str]:
     return {f"recipe {name}": PromptFile.read(path).digest() for name, path in recipe.files().items()}
 
 
-def shorten(
-    asker: Asker, prompt_file: PromptFile, items: Iterable[tuple[Item, OverBudget]]
-) -> Iterator[Item | Lost]:
+def shorten(asker: Asker, prompt_file: PromptFile, items: Iterable[tuple[Item, OverBudget]]) -> Iterator[Item | Lost]:
     """Items whose longest text did not fit, with a summary in its place (``over_budget: summarise``).
 
     The summary is what a template shows; the row keeps its own prompt, and the trail the text as it was. A summary that is
@@ -90,4 +88,6 @@ def shorten(
             yield Lost(item, "summaries", "over_budget", f"{size} tokens, at most {over.room}: {short}", answer.teacher)
             continue
         note = {"variable": over.variable, "text": over.text}
-        yield replace(item, seen={**item.seen, over.variable: short}, trail=(*item.trail, answer.item_with(note=note).trail[-1]))
+        yield replace(
+            item, seen={**item.seen, over.variable: short}, trail=(*item.trail, answer.item_with(note=note).trail[-1])
+        )
