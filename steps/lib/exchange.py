@@ -104,12 +104,8 @@ class Exchange:
         tallies: dict[str, Tally],
     ) -> None:
         self._ledger, self._stop, self._log = ledger, stop, log
-        self._desks = {
-            name: _Desk(name, client, tallies.setdefault(name, Tally())) for name, client in clients.items()
-        }
-        self._room = ROOM + 4 * sum(
-            client.concurrency for client in clients.values() if isinstance(client, Single)
-        )
+        self._desks = {name: _Desk(name, client, tallies.setdefault(name, Tally())) for name, client in clients.items()}
+        self._room = ROOM + 4 * sum(client.concurrency for client in clients.values() if isinstance(client, Single))
         self._crash: BaseException | None = None
         self._waiters: set[asyncio.Future[None]] = set()
 

@@ -201,7 +201,9 @@ class RequestLedger(Database):
         for start in range(0, len(keys), _KEYS):
             some = keys[start : start + _KEYS]
             marks = ",".join("?" * len(some))
-            statement = f"SELECT key, seal, {_REPLY}, {_ABOUT} FROM requests WHERE status<>'failed' AND key IN ({marks})"
+            statement = (
+                f"SELECT key, seal, {_REPLY}, {_ABOUT} FROM requests WHERE status<>'failed' AND key IN ({marks})"
+            )
             rows = self.execute(statement, some) if db is self._db else db.execute(statement, some).fetchall()
             for key, seal, *values in rows:
                 if self.sound(key, seal, values[:_SEALED]):
@@ -233,14 +235,35 @@ class RequestLedger(Database):
         tokens_in, tokens_out, cost = reply.tokens_in, reply.tokens_out, float(reply.cost)
         statement = _INSERT
         while True:
-            values = (text, reply.finish_reason, reply.model, tokens_in, tokens_out, float(reply.seconds), cost, thought)
-            names = (about.get("teacher", ""), about.get("stage", ""), about.get("prompt_file", ""), about.get("source", ""))
+            values = (
+                text,
+                reply.finish_reason,
+                reply.model,
+                tokens_in,
+                tokens_out,
+                float(reply.seconds),
+                cost,
+                thought,
+            )
+            names = (
+                about.get("teacher", ""),
+                about.get("stage", ""),
+                about.get("prompt_file", ""),
+                about.get("source", ""),
+            )
             row = (key, status, reason, attempts, *values, *names, seal_of(key, values))
             if self.execute(statement, row):
                 return
             # It failed before: what it has used goes on counting.
-            [[tried, *used]] = self.execute("SELECT attempts, tokens_in, tokens_out, cost FROM requests WHERE key=?", (key,))
-            attempts, tokens_in, tokens_out, cost = attempts + tried, tokens_in + used[0], tokens_out + used[1], cost + used[2]
+            [[tried, *used]] = self.execute(
+                "SELECT attempts, tokens_in, tokens_out, cost FROM requests WHERE key=?", (key,)
+            )
+            attempts, tokens_in, tokens_out, cost = (
+                attempts + tried,
+                tokens_in + used[0],
+                tokens_out + used[1],
+                cost + used[2],
+            )
             statement = _REPLACE
 
 
@@ -253,13 +276,25 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, "
     "attempts INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, "
     "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, "
-    "thought TEXT NOT NULL, teacher TEXT NOT NULL, stage TEXT NOT NULL, prompt_file TEXT NOT NULL, source TEXT NOT NULL, seal TEXT NOT NULL)"
+    "thought TEXT NOT NULL, teacher TEXT NOT NULL, stage TEXT NOT NULL, prompt_file TEXT NOT NULL, "
+    "source TEXT NOT NULL, seal TEXT NOT NULL)"
 )
 _INSERT = (
     f"INSERT INTO requests (key, status, reason, attempts, {_REPLY}, {_ABOUT}, seal) "
     "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING RETURNING 1"
 )
 _REPLACE = _INSERT.replace("INSERT INTO", "REPLACE INTO").replace(" ON CONFLICT(key) DO NOTHING", "")
+
+
+def ledgers_beside(resume: Path) -> list[Path]:
+    """Request ledgers of other runs of a step: of its finished artifacts, and of runs that were stopped.
+
+    Args:
+        resume: the folder ``.resume`` of this run's partial folder.
+    """
+    step = resume.parent.parent
+    found = [*step.glob("*/record/requests.sqlite"), *step.glob(".*.partial/.resume/requests.sqlite")]
+    return sorted(path for path in found if path.parent != resume)
 
 
 def _whole(text: str) -> str:
@@ -275,7 +310,9 @@ def _opened(path: Path) -> sqlite3.Connection | None:
     except sqlite3.Error:
         return None
     try:
-        if db.execute("SELECT sql FROM sqlite_master WHERE type='table'").fetchall() == [(_TABLE.replace("IF NOT EXISTS ", ""),)]:
+        if db.execute("SELECT sql FROM sqlite_master WHERE type='table'").fetchall() == [
+            (_TABLE.replace("IF NOT EXISTS ", ""),)
+        ]:
             db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             return db
     except sqlite3.Error:

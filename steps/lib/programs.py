@@ -24,6 +24,8 @@ from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
 from steps.lib.rows import Prompt
 from steps.lib.runtime import Stop
 from steps.lib.teacher import Teacher, assign, open_client
+from steps.lib.tokens import Counter as Counting
+from steps.lib.tokens import counter
 
 EARLY = 500
 """Answers between two looks at the share that is kept."""
@@ -180,12 +182,13 @@ class Asker:
         min_kept_share: float = 0.0,
         earlier: Iterable[Path] = (),
     ) -> None:
-        self.seed, self.rows = seed, rows or RowLedger()
+        self.seed, self.rows = seed, RowLedger() if rows is None else rows
         self.tallies: dict[str, Tally] = {}
         """Teacher -> what it did in this run."""
         self.funnels: dict[str, Funnel] = {}
         """Stage -> what became of its answers."""
-        self._teachers, self._folder, self._log, self._stop = list(teachers), folder, log, stop or Stop()
+        self._teachers, self._folder, self._log = list(teachers), folder, log
+        self._stop = Stop() if stop is None else stop  # a stop that is not set is false
         self._max_failed, self._min_kept = max_failed_share, min_kept_share
         self.ledger = RequestLedger(folder / "requests.sqlite", log, earlier)
         with ExitStack() as stack:
@@ -194,11 +197,9 @@ class Asker:
                 one.name: open_client(one, seed, self.ledger.spent(one.name), folder=folder, log=log)
                 for one in self._teachers
             }
-            self._exchange = stack.enter_context(
-                Exchange(self.clients, self.ledger, self._stop, log, self.tallies)
-            )
+            self._exchange = stack.enter_context(Exchange(self.clients, self.ledger, self._stop, log, self.tallies))
             self._stack = stack.pop_all()
-        self._counters = {one.name: counter(one) for one in self._teachers}
+        self._counters: dict[str, Counting] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +211,13 @@ class Asker:
 
     def count(self, text: str) -> int:
         """Tokens of a text: the most that any of the teachers counts."""
-        return max(count(text) for count in self._counters.values())
+        return max(self.counter(one.name)(text) for one in self._teachers)
+
+    def counter(self, teacher: str) -> Counting:
+        """How the tokens of a teacher are counted; its tokenizer is loaded when first needed."""
+        if teacher not in self._counters:
+            self._counters[teacher] = counter(next(one for one in self._teachers if one.name == teacher))
+        return self._counters[teacher]
 
     def spool(self, name: str, items: Iterable[Item]) -> Spool:
         """The items on disk; can be gone through again and again. They are taken at once."""
@@ -308,7 +315,9 @@ class _Stage:
 
     def _jobs(self, items: Iterable[Item]) -> Iterator[Job[_Wanted]]:
         for item in items:
-            chosen = assign(self._shares, self._samples, item.row.prompt, self._asker.seed) if len(self._names) > 1 else None
+            chosen = (
+                assign(self._shares, self._samples, item.row.prompt, self._asker.seed) if len(self._names) > 1 else None
+            )
             known: dict[str, Rendered | OverBudget] = {}
             for sample in range(self._samples):
                 teacher = self._names[chosen[sample] if chosen else 0]
@@ -328,7 +337,7 @@ class _Stage:
                 yield Job(wanted, teacher, request)
 
     def _render(self, item: Item, teacher: str) -> Rendered | OverBudget:
-        count = self._asker._counters[teacher] if self._counted else None
+        count = self._asker.counter(teacher) if self._counted else None
         try:
             return self._file.render(item.row, self._asker.seed, count, item.seen or None)
         except OverBudget as error:
@@ -348,8 +357,9 @@ class _Stage:
         wanted.round += 1
         self._funnel.repairs += 1
         assert job.request is not None
-        turns = self._file.retry(job.request.messages, reply.text, parsed, lang)
-        item = wanted.item
+        item, rendered = wanted.item, wanted.rendered
+        assert rendered is not None
+        turns = self._file.retry(job.request.messages, reply.text, parsed, rendered.lang)
         return self._requests[job.teacher].make(turns, prompt=item.row.prompt, sample=item.sample, source=item.id)
 
     def _result(self, job: Job[_Wanted]) -> Answer | Lost:
@@ -375,9 +385,7 @@ class _Stage:
         funnel.kept += 1
         rows.gave(f"{name} kept")
         assert job.request is not None and wanted.rendered is not None
-        return Answer(
-            item, parsed, reply, job.teacher, job.request.key, name, self._digest, wanted.rendered, flags
-        )
+        return Answer(item, parsed, reply, job.teacher, job.request.key, name, self._digest, wanted.rendered, flags)
 
     def _check_failed(self) -> None:
         funnel, share = self._funnel, self._asker._max_failed
