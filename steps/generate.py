@@ -22,19 +22,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steps.lib.config import Neutral, Section
+from steps.lib.config import Added, Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import DataError
 from steps.lib.ledger import RowLedger, ledgers_beside
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile
-from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
+from steps.lib.recipes import AnswerRecipe, Recipe, digests
+from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt, Row
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
@@ -53,8 +54,11 @@ class GenerateConfig(Section):
         default=[Source(name="train", path=Path("data/seed/task/prompts_train.jsonl"))], min_length=1
     )
     """Sources of prompts. With more than one, a source's name goes in front of its rows' ids."""
+    recipe: Annotated[Recipe, Added] = AnswerRecipe(kind="answer")
+    """What is done with the rows, in stages (docs/recipes.md)."""
     prompt_file: Annotated[Path, Neutral] = Path("configs/prompts/aftersales.yaml")
-    """What teachers are told (steps/lib/prompts.py); its content is in the key."""
+    """What teachers are told when they answer (steps/lib/prompts.py); its content is in the key. Other stages of a recipe
+    have prompt files of their own."""
     teachers: list[Teacher] = Field(
         default=[
             ScriptedTeacherConfig(kind="scripted", name="scripted-aftersales", path=Path("data/seed/task/teacher.yaml"))
@@ -63,7 +67,7 @@ class GenerateConfig(Section):
     )
     """Who answers, each with a weight ``share``."""
     samples: int = Field(default=1, gt=0)
-    """Answers to each prompt."""
+    """Answers to each prompt, of the recipe's last stage."""
     drop_flags: list[Flag] = ["truncated", "empty", "unparsed", "schema"]
     """Flags that keep an answer out of the candidates; other flags are only noted on it."""
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
@@ -86,6 +90,7 @@ def externals(config: GenerateConfig) -> dict[str, str]:
     """Content of the prompt sources, the prompt file and the teachers."""
     return {
         "prompt file": PromptFile.read(config.prompt_file).digest(),
+        **digests(config.recipe),
         **{f"source {source.name}": digest(source) for source in config.prompts},
         **identities(config.teachers),
     }
@@ -111,13 +116,14 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             earlier=ledgers_beside(context.resume),
         ) as asker,
     ):
-        _check_budget(prompt_file, reading, asker)
+        if config.recipe.kind == "answer":  # other recipes show more than the row
+            _check_budget(prompt_file, reading, asker)
         context.log.info(
             "%d samples a prompt from %s",
             config.samples,
             ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
-        results = answers(asker, reading, prompt_file, config.samples, config.drop_flags)
+        results = config.recipe.run(asker, reading, prompt_file, config.samples, config.drop_flags)
         with (
             ParquetRows(out / "candidates.parquet", Candidate) as candidates,
             ParquetRows(out / "dropped.parquet", Dropped) as dropped,
@@ -157,14 +163,14 @@ class _Reading:
     """The prompts of all sources, read once as they are asked for; what could not be read waits on disk for its turn."""
 
     def __init__(self, config: GenerateConfig, context: Context, rows: RowLedger) -> None:
-        self._sources = open_sources([(source, Prompt) for source in config.prompts])
+        self._sources = open_sources([(source, config.recipe.rows) for source in config.prompts])
         self._rows, self._path = rows, context.resume / "rejected.jsonl"
         self.count = 0
         """Prompts so far."""
         for opened in self._sources:
             context.log.info("%s", opened)
 
-    def __iter__(self) -> Iterator[Prompt]:
+    def __iter__(self) -> Iterator[Row]:
         with self._path.open("w", encoding="utf-8") as file:
             for row in self.all():
                 if isinstance(row, Rejected):
@@ -178,7 +184,7 @@ class _Reading:
                 yield row
         self._rows.balance({"prompts": ["asked prompts"]})
 
-    def all(self) -> Iterator[Prompt | Rejected]:
+    def all(self) -> Iterator[Row | Rejected]:
         """Rows of all sources, uncounted. Two sources may use the same ids; the source's name tells them apart."""
         for opened in self._sources:
             for row in opened:
@@ -192,13 +198,6 @@ class _Reading:
             yield from (Dropped.model_validate_json(line) for line in file)
 
 
-def answers(
-    asker: Asker, rows: Iterable[Prompt], answering: PromptFile, samples: int, drop_flags: Collection[str]
-) -> Iterator[Answer | Lost]:
-    """Answers to the prompts that are given."""
-    return asker.ask("answer", answering, (Item(row.id, row) for row in rows), samples=samples, drop_flags=drop_flags)
-
-
 def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> None:
     """Where a prompt over the context budget is an error, find it before the first request.
 
@@ -209,7 +208,7 @@ def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> N
         return
     for teacher in asker.clients:
         for row in reading.all():
-            if not isinstance(row, Rejected):
+            if isinstance(row, Prompt):
                 prompt_file.render(row, asker.seed, asker.counter(teacher))
 
 

@@ -98,7 +98,11 @@ class Evolve(NewPrompts):
             # The child, or the parent where the child was eliminated, whose own item the loss carries.
             current = asker.spool(
                 f"evolve{number}",
-                (one if isinstance(one, Item) else replace(one.item, sample=0, seen={}) for part in parts for one in part),
+                (
+                    one if isinstance(one, Item) else replace(one.item, sample=0, seen={})
+                    for part in parts
+                    for one in part
+                ),
             )
         seeds: Iterable[Item] = given if self.answer_seeds else ()
         versions = chain(seeds, *(passed.items() for passed in children))
@@ -147,15 +151,15 @@ def _worded(answer: Answer | Lost) -> Answer | Lost:
 def copied_words(text: str, parent: str, instruction: str, fence: str) -> str:
     """Words of the instruction in a text that should hold only a prompt; "" where there are none.
 
-    A whole clause of the instruction counts (8 tokens or more, so 8 Chinese characters or 8 words), its fence, and the names of
-    its parts; what the parent says itself does not.
+    A whole clause of the instruction counts (6 words or 8 Chinese characters, or more), its fence, and the names of its parts;
+    what the parent says itself does not.
     """
     if fence in text:
         return fence
     own = instruction.replace(parent, "\n")
     for clause in _SENTENCE.findall(own):
         words = clause.strip()
-        if len(tokens(words)) >= 8 and words in text and words not in parent:
+        if len(tokens(words)) >= (6 if words.isascii() else 8) and words in text and words not in parent:
             return str(words)
     found = _COPIED.search(text)
     return str(found[0]) if found and found[0].lower() not in parent.lower() else ""
