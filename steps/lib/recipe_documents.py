@@ -36,6 +36,7 @@ from steps.lib.recipe_parts import (
     lang_of,
     listed,
     most_tokens,
+    unfenced,
 )
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.rules import parse_strict
@@ -118,7 +119,7 @@ class Documents(NewPrompts):
         asked = Passed(asker, "questions", counted(asker, "made questions", self._asked(asker, files, pieces)))
         yield from asked.lost()
         said = asker.ask("answer", answering, asked.items(), samples=samples, drop_flags=drop_flags)
-        answers = counted(asker, "screened answers", map(_spoken, said))
+        answers = counted(asker, "screened answers", map(_spoken, unfenced("screened answers", said)))
         if not self.check:
             yield from answers
             return

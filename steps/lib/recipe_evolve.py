@@ -23,6 +23,7 @@ from pydantic import Field
 from steps.lib.asking import draw
 from steps.lib.config import Neutral
 from steps.lib.dedup import tokens
+from steps.lib.fences import fence_in
 from steps.lib.near import rouge_l
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
@@ -33,8 +34,8 @@ from steps.lib.rows import Prompt, Row
 Method = Literal["constraints", "deepen", "concretise", "reasoning", "breadth"]
 ALL: tuple[Method, ...] = ("constraints", "deepen", "concretise", "reasoning", "breadth")
 _COPIED = re.compile(
-    r"#?\b(?:given|rewritten|created|evolved) (?:prompt|request)\b|\brequest (?:to rewrite|for inspiration)\b"
-    r"|(?:改写|重写|进化)后的(?:请求|提示|指令|问题)|待改写的?(?:请求|提示|指令)|给定的(?:请求|提示|指令)|作为启发的请求",
+    r"#?\b(?:original|given|rewritten|created|evolved) (?:prompt|request)\b|\brequest (?:to rewrite|for inspiration)\b"
+    r"|(?:改写|重写|进化)后的(?:请求|提示|指令|问题)|原来的(?:请求|提示|指令)|待改写的?(?:请求|提示|指令)|给定的(?:请求|提示|指令)|作为启发的请求",
     re.IGNORECASE,
 )
 """Names of the parts of an evolving instruction; WizardLM, section 3, elimination 4."""
@@ -154,8 +155,8 @@ def copied_words(text: str, parent: str, instruction: str, fence: str) -> str:
     A whole clause of the instruction counts (6 words or 8 Chinese characters, or more), its fence, and the names of its parts;
     what the parent says itself does not.
     """
-    if fence in text:
-        return fence
+    if mark := fence_in(text, fence):
+        return mark
     own = instruction.replace(parent, "\n")
     for clause in _SENTENCE.findall(own):
         words = clause.strip()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from steps.lib.config import Section
 from steps.lib.dedup import tokens
 from steps.lib.errors import ConfigError
-from steps.lib.fences import fence_of
+from steps.lib.fences import fence_in, fence_of
 from steps.lib.language import detect
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompt_parts import used_variables
@@ -138,6 +138,8 @@ class NewPrompts(RecipeBase):
             return "too_long", f"{len(text)} characters, at most {self.max_chars}"
         if mark := special_token(text):
             return "special_token", mark
+        if mark := fence_in(text, ""):
+            return "copied_words", mark
         if self.same_language and (got := detect(text)) != lang:
             return "wrong_language", f"{got}, not {lang}"
         return None
@@ -183,6 +185,17 @@ def counted(asker: Asker, kind: str, results: Iterable[T | Lost]) -> Iterator[T 
             rows.drop(kind, one.reason)
         yield one
     rows.balance({kind: [f"kept {kind}"]})
+
+
+def unfenced(kind: str, answers: Iterable[Answer | Lost]) -> Iterator[Answer | Lost]:
+    """Answers without those that repeat the fence around what they were shown."""
+    for answer in answers:
+        if isinstance(answer, Answer) and (
+            mark := fence_in(answer.parsed.answer, str(answer.item.seen.get("fence", "")))
+        ):
+            yield Lost(answer.item, kind, "copied_words", mark, answer.teacher)
+        else:
+            yield answer
 
 
 def most_tokens(teachers: Sequence[Teacher]) -> Callable[[str], int]:

@@ -23,7 +23,7 @@ from steps.lib.config import Neutral
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompt_parts import ByLanguage
 from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, lang_of
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, lang_of, unfenced
 from steps.lib.rows import Prompt, Row, Thumb
 
 PRINCIPLES = [
@@ -92,15 +92,16 @@ class Revise(RecipeBase):
             reviews = asker.ask(f"critique{number}", files["critique"], given.items(), drop_flags=UNUSABLE)
             reviewed = Passed(asker, f"reviewed{number}", (_reviewed(one) for one in reviews))
             yield from reviewed.lost()
-            last = number == self.rounds
+            final = number == self.rounds
             answers = asker.ask(
                 f"revise{number}",
                 files["revise"],
                 reviewed.items(),
-                samples=samples if last else 1,
-                drop_flags=drop_flags if last else flags,
+                samples=samples if final else 1,
+                drop_flags=drop_flags if final else flags,
             )
-        yield from counted(asker, "screened answers", _formed(answers, answering, drop_flags))
+        revised = unfenced("screened answers", answers)
+        yield from counted(asker, "screened answers", _formed(revised, answering, drop_flags))
 
     def _drafts(
         self, answers: Iterable[Answer | Lost], answering: PromptFile, number: int, seed: int
@@ -146,7 +147,7 @@ class Correct(RecipeBase):
         cases = Passed(asker, "cases", counted(asker, "cases", self._cases(rows)))
         yield from cases.lost()
         answers = asker.ask("answer", answering, cases.items(), samples=samples, drop_flags=drop_flags)
-        yield from counted(asker, "screened answers", map(_changed, answers))
+        yield from counted(asker, "screened answers", map(_changed, unfenced("screened answers", answers)))
 
     def _cases(self, rows: Iterable[Row]) -> Iterator[Item | Lost]:
         for row in rows:

@@ -338,6 +338,7 @@ def test_a_list_without_a_schema_is_its_numbered_lines(tmp_path: Path) -> None:
         ("怎样修理取暖器？", "改写后的请求：冬天里怎样修理一台用了十年的取暖器？", "copied_words"),
         ("How do I fix a heater?", "Write the new request alone: no explanation, no heading, no answer. Fix my heater now.", "copied_words"),
         ("怎样修理取暖器？", "只输出改写后的请求本身，不要解释，不要标题，不要回答它", "copied_words"),
+        ("How do I fix a heater?", "The task is:\n<<0ec6070e70ec\nFix a heater that is older than you are.", "copied_words"),
         ("How do I fix a heater?", "怎样在两层的房子里修理取暖器？", "wrong_language"),
         ("怎样修理取暖器？", "How does one mend a heater in winter?", "wrong_language"),
         ("How do I fix a heater?", "I'm sorry, but I can't help with that.", "refusal"),
@@ -443,6 +444,20 @@ def test_a_document_cannot_give_orders(tmp_path: Path) -> None:
         )
         if "Write one JSON object" in turn and "What has no ground" not in turn and "every statement" in turn:
             assert turn.count('{"supported": true}') == 1, "only the instruction's own"
+
+
+@pytest.mark.parametrize("kind", ["documents", "revise", "correct"])
+def test_an_answer_that_repeats_the_fence_is_dropped(kind: str, tmp_path: Path) -> None:
+    asked = re.compile("^Question: |^问题：|better answer:|改好的答案：|right answer,|正确的答案：", re.MULTILINE)
+
+    def said(turn: str) -> str | None:
+        if not asked.search(turn):
+            return None
+        return "It is so, says " + re.findall(r"<<([0-9a-f]{6})", turn)[0] + "000000."  # half of it is wrong
+
+    with serve(saying(said)) as server:
+        done = go(kind, server.url, tmp_path, **({"rounds": 1} if kind == "revise" else {}))
+    assert not done.answers and set(done.reasons("screened answers")) == {"copied_words"}
 
 
 def test_personas_stand_in_the_trail(tmp_path: Path) -> None:
