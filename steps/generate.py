@@ -30,18 +30,19 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from steps.lib.agreement import Agreement, all_same, groups
-from steps.lib.config import Neutral, Section
+from steps.lib.config import Added, Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import DataError
-from steps.lib.estimate import Estimate, OnRecord, Stage
+from steps.lib.estimate import Estimate, OnRecord
 from steps.lib.estimate import estimate as estimated
 from steps.lib.gauge import Gauge
 from steps.lib.ledger import RowLedger, ledgers_beside
 from steps.lib.marks import DROPPED, Flag
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.provenance import evidence, provenance, unlicensed
-from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
+from steps.lib.recipes import AnswerRecipe, Recipe, digests
+from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt, Row
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
@@ -58,8 +59,11 @@ class GenerateConfig(Section):
         default=[Source(name="train", path=Path("data/seed/task/prompts_train.jsonl"))], min_length=1
     )
     """Sources of prompts. With more than one, a source's name goes in front of its rows' ids."""
+    recipe: Annotated[Recipe, Added] = AnswerRecipe(kind="answer")
+    """What is done with the rows, in stages (docs/recipes.md)."""
     prompt_file: Annotated[Path, Neutral] = Path("configs/prompts/aftersales.yaml")
-    """What teachers are told (steps/lib/prompts.py); its content is in the key."""
+    """What teachers are told when they answer (steps/lib/prompts.py); its content is in the key. Other stages of a recipe
+    have prompt files of their own."""
     teachers: list[Teacher] = Field(
         default=[
             ScriptedTeacherConfig(kind="scripted", name="scripted-aftersales", path=Path("data/seed/task/teacher.yaml"))
@@ -68,7 +72,7 @@ class GenerateConfig(Section):
     )
     """Who answers, each with a weight ``share``."""
     samples: int = Field(default=1, gt=0)
-    """Answers to each prompt."""
+    """Answers to each prompt, of the recipe's last stage."""
     drop_flags: list[Flag] = list(DROPPED)
     """Flags (steps/lib/marks.py) that keep an answer out of the candidates; others are only noted on it."""
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
@@ -91,6 +95,7 @@ def externals(config: GenerateConfig) -> dict[str, str]:
     """Content of the prompt sources, the prompt file and the teachers."""
     return {
         "prompt file": PromptFile.read(config.prompt_file).digest(),
+        **digests(config.recipe),
         **{f"source {source.name}": digest(source) for source in config.prompts},
         **identities(config.teachers),
     }
@@ -125,13 +130,14 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             gauge=Gauge(expected.requests if expected else None),
         ) as asker,
     ):
-        _check_budget(prompt_file, reading, asker)
+        if config.recipe.kind == "answer":  # other recipes show more than the row
+            _check_budget(prompt_file, reading, asker)
         context.log.info(
             "%d samples a prompt from %s",
             config.samples,
             ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
-        results = answers(asker, reading, prompt_file, config.samples, config.drop_flags)
+        results = config.recipe.run(asker, reading, prompt_file, config.samples, config.drop_flags)
         with (
             ParquetRows(out / "candidates.parquet", Candidate) as candidates,
             ParquetRows(out / "dropped.parquet", Dropped) as dropped,
@@ -184,14 +190,14 @@ class _Reading:
     """The prompts of all sources, read once as they are asked for; what could not be read waits on disk for its turn."""
 
     def __init__(self, config: GenerateConfig, context: Context, rows: RowLedger) -> None:
-        self._sources = open_sources([(source, Prompt) for source in config.prompts])
+        self._sources = open_sources([(source, config.recipe.rows) for source in config.prompts])
         self._rows, self._path = rows, context.resume / "rejected.jsonl"
         self.count = 0
         """Prompts so far."""
         for opened in self._sources:
             context.log.info("%s", opened)
 
-    def __iter__(self) -> Iterator[Prompt]:
+    def __iter__(self) -> Iterator[Row]:
         with self._path.open("w", encoding="utf-8") as file:
             for row in self.all():
                 if isinstance(row, Rejected):
@@ -205,7 +211,7 @@ class _Reading:
                 yield row
         self._rows.balance({"prompts": ["asked prompts"]})
 
-    def all(self) -> Iterator[Prompt | Rejected]:
+    def all(self) -> Iterator[Row | Rejected]:
         """Rows of all sources, uncounted. Two sources may use the same ids; the source's name tells them apart."""
         for opened in self._sources:
             for row in opened:
@@ -219,13 +225,6 @@ class _Reading:
             yield from (Dropped.model_validate_json(line) for line in file)
 
 
-def answers(
-    asker: Asker, rows: Iterable[Prompt], answering: PromptFile, samples: int, drop_flags: Collection[str]
-) -> Iterator[Answer | Lost]:
-    """Answers to the prompts that are given."""
-    return asker.ask("answer", answering, (Item(row.id, row) for row in rows), samples=samples, drop_flags=drop_flags)
-
-
 def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> None:
     """Where a prompt over the context budget is an error, find it before the first request.
 
@@ -236,7 +235,7 @@ def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> N
         return
     for teacher in asker.clients:
         for row in reading.all():
-            if not isinstance(row, Rejected):
+            if isinstance(row, Prompt):
                 prompt_file.render(row, asker.seed, asker.counter(teacher))
 
 
@@ -251,10 +250,16 @@ def estimate(config: GenerateConfig, *, seed: int, resume: Path | None = None) -
     Raises:
         PreflineError: a file that the configuration names is missing or wrong.
     """
-    stages = [Stage("answer", config.prompt_file, config.samples)]
-    opened = open_sources([(source, Prompt) for source in config.prompts])
+    opened = open_sources([(source, config.recipe.rows) for source in config.prompts])
     rows = (row for one in opened for row in one if not isinstance(row, Rejected))
-    return estimated(stages, config.teachers, rows, seed=seed, ledger=resume / "requests.sqlite" if resume else None)
+    return estimated(
+        config.recipe.stages(config),
+        config.teachers,
+        rows,
+        seed=seed,
+        ledger=resume / "requests.sqlite" if resume else None,
+        longest=config.recipe.chunk_tokens if config.recipe.kind == "documents" else None,
+    )
 
 
 def _expected(config: GenerateConfig, context: Context) -> Estimate | None:
@@ -263,7 +268,12 @@ def _expected(config: GenerateConfig, context: Context) -> Estimate | None:
         return None
     held = OnRecord.read(context.resume / "requests.sqlite").total
     paths = [source.path for source in config.prompts if source.path and source.path.suffix == ".jsonl"]
-    if held and len(paths) == len(config.prompts) and held >= config.samples * sum(map(_lines, paths)):
+    if (
+        held
+        and config.recipe.kind == "answer"
+        and len(paths) == len(config.prompts)
+        and held >= config.samples * sum(map(_lines, paths))
+    ):
         context.log.info("estimate: %d answers are on record, as many as are wanted", held)
         return None
     found = estimate(config, seed=context.seed, resume=context.resume)

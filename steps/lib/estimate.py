@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from steps.lib.errors import DataError
 from steps.lib.gauge import count, duration, money
@@ -51,14 +51,6 @@ class Plan(Protocol):
     def prompt_file(self) -> Path: ...
     @property
     def per_row(self) -> float: ...
-
-
-class Stage(NamedTuple):
-    """A stage of a recipe that has one."""
-
-    name: str
-    prompt_file: Path
-    per_row: float
 
 
 @dataclass(frozen=True)
@@ -258,13 +250,13 @@ def estimate(
     before: dict[str, float] | None = None
     for plan in plans:
         file = PromptFile.read(plan.prompt_file)
-        exact = not file.variables
+        exact = not file.variables and plan.per_row >= 1 and plan.per_row == int(plan.per_row)
         tokens = {t.name: _Tokens() for t in teachers}
         wanted = _exact(file, plan, teachers, counters, sample, seed, tokens) if exact else {}
         if not exact:
             for teacher in teachers:
                 tokens[teacher.name] = _rough(file, counters[teacher.name], sample, seed, before, longest)
-            notes.append(f"{plan.name}: its prompts hold what earlier stages say, so its tokens are counted roughly")
+            notes.append(f"{plan.name}: its prompts hold more than the row, so its tokens are counted roughly")
         shares = sum(teacher.share for teacher in teachers)
         scale = number / len(sample) if sample else 0.0
         said: list[float] = []

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from steps.lib.estimate import LOOKED_AT, Estimate, Stage, estimate
+from steps.lib.estimate import LOOKED_AT, Estimate, estimate
 from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.prompts import OverBudget, PromptFile
+from steps.lib.recipe_parts import StagePlan
 from steps.lib.rows import Prompt, Text
 from steps.lib.teacher import ScriptedTeacherConfig
 from steps.lib.tokens import BOUND
@@ -33,8 +34,8 @@ def http(name: str = "big", **more: Any) -> HttpTeacher:
     return HttpTeacher.model_validate(values)
 
 
-def plan(path: Path, samples: float = 1, name: str = "answer") -> Stage:
-    return Stage(name, path, samples)
+def plan(path: Path, samples: float = 1, name: str = "answer") -> StagePlan:
+    return StagePlan(name, path, samples)
 
 
 def answered(
