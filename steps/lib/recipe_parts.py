@@ -17,10 +17,11 @@ from steps.lib.dedup import tokens
 from steps.lib.errors import ConfigError
 from steps.lib.fences import fence_in, fence_of
 from steps.lib.language import detect
+from steps.lib.phrases import special_token
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompt_parts import used_variables
 from steps.lib.prompts import PromptFile
-from steps.lib.quality import Finding, special_token
+from steps.lib.quality import Finding
 from steps.lib.rows import Prompt, Row
 from steps.lib.rules import Language, language_of, parse_strict
 from steps.lib.sources import Source
