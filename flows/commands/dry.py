@@ -85,7 +85,7 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
     tokens = ("tokens in (at most)", "tokens out (at most)")
     numbers = ("requests", "on record", *tokens, "USD (at most)")
-    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=("stage", "teacher", *numbers))
+    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=("stage", "teacher", *numbers, "time"))
     for line in found.lines:
         grid.add_row(
             Text(line.stage),
@@ -95,7 +95,7 @@ def print_estimate(console: Console, found: Estimate) -> None:
             f"{count(line.tokens_in)} ({count(line.most_in)})",
             f"{count(line.tokens_out)} ({count(line.most_out)})",
             _price(line),
-            time_of(line.seconds),
+            time_of(line.seconds).removeprefix("time "),
         )
     console.print(grid)
     if len(found.lines) > 1:

@@ -2,7 +2,7 @@
 
 Prompts are rendered as they will be sent and counted as the teacher counts: all of them up to ``LOOKED_AT`` rows, of more a sample
 drawn by the seed. Stages that use what an earlier stage will say are counted roughly: their instructions, the row's text, and what
-the stage before is expected to say. What the ledger of a stopped run holds already is subtracted, and its answers say better than
+the stages before are expected to say. What the ledger of a stopped run holds already is subtracted, and its answers say better than
 any guess how long answers are and how long they take.
 
 *Expected* is what answers so far took, or the examples of the prompt file, or a quarter of ``max_tokens``. *At most* is every byte
@@ -38,6 +38,8 @@ UNKNOWN_SHARE = 0.25
 """Share of max_tokens that an answer is expected to have where nothing is known of it."""
 BYTES_A_TOKEN = 3
 """UTF-8 bytes of a token where no tokenizer is named: about one a Chinese character, one for three Latin letters."""
+BEFORE = 2
+"""Answers of earlier stages that a prompt is taken to hold: a revision shows an answer and what was found wrong with it."""
 COMPLAINT = 128
 """Tokens of the turn that asks again for an answer of another form, at most."""
 
@@ -247,19 +249,27 @@ def estimate(
     counters = {teacher.name: counter(teacher) for teacher in teachers}
     lines: list[Line] = []
     notes: list[str] = []
-    before: dict[str, float] | None = None
+    said: list[float] = []
+    rough: list[str] = []
+    longest_answer = max((_max_tokens(teacher) for teacher in teachers), default=0)
     for plan in plans:
         file = PromptFile.read(plan.prompt_file)
-        exact = not file.variables and plan.per_row >= 1 and plan.per_row == int(plan.per_row)
+        exact = not (said or file.variables) and plan.per_row >= 1 and plan.per_row == int(plan.per_row)
         tokens = {t.name: _Tokens() for t in teachers}
         wanted = _exact(file, plan, teachers, counters, sample, seed, tokens) if exact else {}
         if not exact:
+            shown = said[-BEFORE:] if file.variables else said[-1:]
+            texts: Sequence[Row] = sample if file.variables or not said else ()
             for teacher in teachers:
-                tokens[teacher.name] = _rough(file, counters[teacher.name], sample, seed, before, longest)
-            notes.append(f"{plan.name}: its prompts hold more than the row, so its tokens are counted roughly")
+                known = counters[teacher.name]
+                found = _rough(file, known, texts, seed, longest)
+                found.expected += found.rows * sum(shown)
+                found.most += found.rows * len(shown) * longest_answer
+                tokens[teacher.name] = found
+            rough.append(plan.name)
         shares = sum(teacher.share for teacher in teachers)
         scale = number / len(sample) if sample else 0.0
-        said: list[float] = []
+        each = 0.0
         for teacher in teachers:
             requests = (
                 round(scale * wanted.get(teacher.name, 0))
@@ -267,19 +277,24 @@ def estimate(
                 else round(number * plan.per_row * teacher.share / shares)
             )
             line = _line(plan.name, teacher, file, requests, tokens[teacher.name], held, counters[teacher.name])
-            said.append(line.tokens_out / line.missing if line.missing else 0.0)
+            each = max(each, line.tokens_out / line.missing if line.missing else 0.0)
             lines.append(line)
-        before = {"expected": max(said, default=0.0) + (before or {}).get("expected", 0.0)}
-        before["most"] = max((_max_tokens(teacher) for teacher in teachers), default=0) * (len(lines) // len(teachers))
-    for basis in dict.fromkeys(line.basis for line in lines if line.tokens_out):
-        notes.append(f"answers are expected as long as {basis}: " + ", ".join(_places(lines, basis)))
+        said.append(each)
+    if rough:
+        notes.append(
+            f"prompts that hold what earlier stages say, or more than the row, are counted roughly: {', '.join(rough)}"
+        )
+    bases = list(dict.fromkeys(line.basis for line in lines if line.tokens_out))
+    for basis in bases:
+        of = f": {', '.join(_places(lines, basis))}" if len(bases) > 1 else ""
+        notes.append(f"answers are expected as long as {basis}{of}")
     if number > len(sample):
         notes.append(
             f"{len(sample):,} of {number:,} rows were rendered, drawn by the seed; the others are taken to be like them"
         )
-    if rough := sorted({t.name for t in teachers if t.kind == "http" and counters[t.name] is BOUND}):
+    if bare := sorted({t.name for t in teachers if t.kind == "http" and counters[t.name] is BOUND}):
         notes.append(
-            f"{', '.join(rough)}: no tokenizer is named, so the tokens of prompts are expected at a third of their bytes"
+            f"{', '.join(bare)}: no tokenizer is named, so the tokens of prompts are expected at a third of their bytes"
         )
     return Estimate(tuple(lines), number, len(sample), tuple(_budgets(teachers, lines, held)), tuple(notes))
 
@@ -338,28 +353,19 @@ def _exact(
     return wanted
 
 
-def _rough(
-    file: PromptFile,
-    known: Counter,
-    sample: Sequence[Row],
-    seed: int,
-    before: Mapping[str, float] | None,
-    longest: int | None,
-) -> _Tokens:
-    """Mean tokens of a stage whose templates use what does not exist yet: its frame, the row's text, and what was said before."""
-    frames = [_frame(file, language, seed) for language in LANGUAGES]
-    frame = max((BOUND(text) for text in frames), default=0)
+def _rough(file: PromptFile, known: Counter, sample: Sequence[Row], seed: int, longest: int | None) -> _Tokens:
+    """Tokens of a stage whose prompts are not there yet: the file's own words, and a row's text where it shows one."""
+    frame = max(BOUND(_frame(file, language, seed)) for language in LANGUAGES)
     found = _Tokens()
-    for row in sample:
-        text = _text(row)
+    for text in (_text(row) for row in sample):
         most = float(BOUND(text))
         expected = most / BYTES_A_TOKEN if known is BOUND else float(known(text))
         if longest is not None:
             expected, most = min(expected, longest), min(most, longest * BYTES_A_TOKEN)
         found.rows += 1
-        found.most += frame + most + (before or {}).get("most", 0.0)
-        found.expected += frame / BYTES_A_TOKEN + expected + (before or {}).get("expected", 0.0)
-    return found
+        found.most += frame + most
+        found.expected += frame / BYTES_A_TOKEN + expected
+    return found if sample else _Tokens(1, frame / BYTES_A_TOKEN, frame)
 
 
 def _frame(file: PromptFile, language: Language, seed: int) -> str:

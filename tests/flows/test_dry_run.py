@@ -60,7 +60,7 @@ def test_a_dry_run_sends_nothing_and_writes_nothing(
     found = cells(said)
     assert found["generate"].startswith("generate built generate/") and ("clean" in found) is whole_line
     assert found["answer"].startswith("answer big 60 0 ") and found["answer"].endswith(
-        " 960 (3.84k) 0.014 (0.05) time unknown"
+        " 960 (3.84k) 0.014 (0.05) unknown"
     )
     assert "budget_usd 1.00 USD is enough: at most" in said and "nothing was run and nothing was sent" in said
     assert not (tmp_path / "store").exists()
