@@ -199,6 +199,7 @@ def _report(
         lineage=report.nodes(behind.values()),
         histories=_histories(heldout, manifests),
         teachers=_teachers(manifests),
+        funnel=report.funnels(manifests.get("generate", {}).get("metrics", {})),
         fingerprint=_fingerprint(suites, items, limits),
         notes=_notes(config, suites, items),
     )

@@ -22,19 +22,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from steps.lib.config import Neutral, Section
+from steps.lib.agreement import Agreement, all_same, groups
+from steps.lib.config import Added, Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import DataError
+from steps.lib.estimate import Estimate, OnRecord
+from steps.lib.estimate import estimate as estimated
+from steps.lib.gauge import Gauge
 from steps.lib.ledger import RowLedger, ledgers_beside
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.marks import DROPPED, Flag
+from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile
-from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
+from steps.lib.provenance import evidence, provenance, unlicensed
+from steps.lib.recipes import AnswerRecipe, Recipe, digests
+from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt, Row
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
@@ -42,8 +50,6 @@ from steps.lib.teacher import ScriptedTeacherConfig, Teacher, identities
 
 VERSION = "2"
 RECORDS = ("dropped.parquet",)
-
-Flag = Literal["truncated", "empty", "repaired", "unparsed", "schema", "refusal", "think_tag"]
 
 
 class GenerateConfig(Section):
@@ -53,8 +59,11 @@ class GenerateConfig(Section):
         default=[Source(name="train", path=Path("data/seed/task/prompts_train.jsonl"))], min_length=1
     )
     """Sources of prompts. With more than one, a source's name goes in front of its rows' ids."""
+    recipe: Annotated[Recipe, Added] = AnswerRecipe(kind="answer")
+    """What is done with the rows, in stages (docs/recipes.md)."""
     prompt_file: Annotated[Path, Neutral] = Path("configs/prompts/aftersales.yaml")
-    """What teachers are told (steps/lib/prompts.py); its content is in the key."""
+    """What teachers are told when they answer (steps/lib/prompts.py); its content is in the key. Other stages of a recipe
+    have prompt files of their own."""
     teachers: list[Teacher] = Field(
         default=[
             ScriptedTeacherConfig(kind="scripted", name="scripted-aftersales", path=Path("data/seed/task/teacher.yaml"))
@@ -63,9 +72,9 @@ class GenerateConfig(Section):
     )
     """Who answers, each with a weight ``share``."""
     samples: int = Field(default=1, gt=0)
-    """Answers to each prompt."""
-    drop_flags: list[Flag] = ["truncated", "empty", "unparsed", "schema"]
-    """Flags that keep an answer out of the candidates; other flags are only noted on it."""
+    """Answers to each prompt, of the recipe's last stage."""
+    drop_flags: list[Flag] = list(DROPPED)
+    """Flags (steps/lib/marks.py) that keep an answer out of the candidates; others are only noted on it."""
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
     """Share (0 to 1) of the answers that may fail to come; above it the step fails, and running again asks for
     those only."""
@@ -86,6 +95,7 @@ def externals(config: GenerateConfig) -> dict[str, str]:
     """Content of the prompt sources, the prompt file and the teachers."""
     return {
         "prompt file": PromptFile.read(config.prompt_file).digest(),
+        **digests(config.recipe),
         **{f"source {source.name}": digest(source) for source in config.prompts},
         **identities(config.teachers),
     }
@@ -96,7 +106,15 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
     prompt_file = PromptFile.read(config.prompt_file)
     metrics = Metrics()
     reading = _Reading(config, context, metrics.rows)
-    counts = _Counts()
+    counts, agreement = _Counts(), Agreement()
+    licenses = {teacher.name: teacher.license for teacher in config.teachers}
+    if bare := unlicensed(config.teachers):
+        context.log.warning(
+            "no licence note on %s: nobody wrote down what the answers may be used for (license of the teacher)",
+            ", ".join(bare),
+        )
+    metrics.values["teachers_without_license"] = len(bare)
+    expected = _expected(config, context)
     with (
         stop_signals() as stop,
         Asker(
@@ -109,28 +127,43 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             max_failed_share=config.max_failed_share,
             min_kept_share=config.min_kept_share,
             earlier=ledgers_beside(context.resume),
+            gauge=Gauge(expected.requests if expected else None),
         ) as asker,
     ):
-        _check_budget(prompt_file, reading, asker)
+        if config.recipe.kind == "answer":  # other recipes show more than the row
+            _check_budget(prompt_file, reading, asker)
         context.log.info(
             "%d samples a prompt from %s",
             config.samples,
             ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
-        results = answers(asker, reading, prompt_file, config.samples, config.drop_flags)
+        results = config.recipe.run(asker, reading, prompt_file, config.samples, config.drop_flags)
         with (
             ParquetRows(out / "candidates.parquet", Candidate) as candidates,
             ParquetRows(out / "dropped.parquet", Dropped) as dropped,
         ):
-            for one in context.progress(results, "answers"):
-                counts.add(one)
-                if isinstance(one, Answer):
-                    candidates.add(candidate(one))
-                else:
-                    dropped.add(_dropped(one))
+            identities_of = {name: client.identity() for name, client in asker.clients.items()}
+            shown = context.progress(
+                results, "answers", expected.requests if expected else None, lambda: asker.gauge.reading().brief()
+            )
+            for group in groups(shown, lambda one: one.item.row.prompt):
+                for one, value in _compared(group, agreement, asker, config.drop_flags):
+                    counts.add(one)
+                    if isinstance(one, Lost):
+                        dropped.add(_dropped(one))
+                        continue
+                    origin = provenance(
+                        teacher=one.teacher,
+                        identity=identities_of[one.teacher],
+                        answered=one.reply.model,
+                        license=licenses[one.teacher],
+                        stage=one.stage,
+                        prompt_file=one.prompt_file,
+                    )
+                    candidates.add(candidate(one, value, origin))
             for row in reading.rejected():
                 dropped.add(row)
-        metrics.values |= asker.measures()
+        metrics.values |= {**asker.measures(), **agreement.metrics()}
         metrics.cost = sum(used.cost for used in asker.ledger.used().values())
         (out / "record").mkdir(exist_ok=True)
         asker.ledger.save(out / "record" / "requests.sqlite")
@@ -157,14 +190,14 @@ class _Reading:
     """The prompts of all sources, read once as they are asked for; what could not be read waits on disk for its turn."""
 
     def __init__(self, config: GenerateConfig, context: Context, rows: RowLedger) -> None:
-        self._sources = open_sources([(source, Prompt) for source in config.prompts])
+        self._sources = open_sources([(source, config.recipe.rows) for source in config.prompts])
         self._rows, self._path = rows, context.resume / "rejected.jsonl"
         self.count = 0
         """Prompts so far."""
         for opened in self._sources:
             context.log.info("%s", opened)
 
-    def __iter__(self) -> Iterator[Prompt]:
+    def __iter__(self) -> Iterator[Row]:
         with self._path.open("w", encoding="utf-8") as file:
             for row in self.all():
                 if isinstance(row, Rejected):
@@ -178,7 +211,7 @@ class _Reading:
                 yield row
         self._rows.balance({"prompts": ["asked prompts"]})
 
-    def all(self) -> Iterator[Prompt | Rejected]:
+    def all(self) -> Iterator[Row | Rejected]:
         """Rows of all sources, uncounted. Two sources may use the same ids; the source's name tells them apart."""
         for opened in self._sources:
             for row in opened:
@@ -192,13 +225,6 @@ class _Reading:
             yield from (Dropped.model_validate_json(line) for line in file)
 
 
-def answers(
-    asker: Asker, rows: Iterable[Prompt], answering: PromptFile, samples: int, drop_flags: Collection[str]
-) -> Iterator[Answer | Lost]:
-    """Answers to the prompts that are given."""
-    return asker.ask("answer", answering, (Item(row.id, row) for row in rows), samples=samples, drop_flags=drop_flags)
-
-
 def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> None:
     """Where a prompt over the context budget is an error, find it before the first request.
 
@@ -209,12 +235,77 @@ def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> N
         return
     for teacher in asker.clients:
         for row in reading.all():
-            if not isinstance(row, Rejected):
+            if isinstance(row, Prompt):
                 prompt_file.render(row, asker.seed, asker.counter(teacher))
 
 
-def candidate(answer: Answer) -> Candidate:
-    """The row of an answer."""
+def estimate(config: GenerateConfig, *, seed: int, resume: Path | None = None) -> Estimate:
+    """What a run would ask, take and cost. Nothing is sent, and no key is needed.
+
+    Args:
+        config: of the step.
+        seed: of the run.
+        resume: folder ``.resume`` of the partial folder, where a stopped run left its ledger.
+
+    Raises:
+        PreflineError: a file that the configuration names is missing or wrong.
+    """
+    opened = open_sources([(source, config.recipe.rows) for source in config.prompts])
+    rows = (row for one in opened for row in one if not isinstance(row, Rejected))
+    return estimated(
+        config.recipe.stages(config),
+        config.teachers,
+        rows,
+        seed=seed,
+        ledger=resume / "requests.sqlite" if resume else None,
+        longest=config.recipe.chunk_tokens if config.recipe.kind == "documents" else None,
+    )
+
+
+def _expected(config: GenerateConfig, context: Context) -> Estimate | None:
+    """The estimate, told to the log; None where only rule programs answer, or where all seems to be on record already."""
+    if all(teacher.kind == "scripted" for teacher in config.teachers):
+        return None
+    held = OnRecord.read(context.resume / "requests.sqlite").total
+    paths = [source.path for source in config.prompts if source.path and source.path.suffix == ".jsonl"]
+    if (
+        held
+        and config.recipe.kind == "answer"
+        and len(paths) == len(config.prompts)
+        and held >= config.samples * sum(map(_lines, paths))
+    ):
+        context.log.info("estimate: %d answers are on record, as many as are wanted", held)
+        return None
+    found = estimate(config, seed=context.seed, resume=context.resume)
+    for line in found.words():
+        context.log.info("estimate: %s", line)
+    return found
+
+
+def _lines(path: Path) -> int:
+    """Lines of a file, counted without reading what is in them."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _compared(
+    group: Sequence[Answer | Lost], agreement: Agreement, asker: Asker, drop_flags: Collection[str]
+) -> Iterator[tuple[Answer | Lost, float | None]]:
+    """All results of one prompt, each with its agreement with the others; answers that are all equal are flagged so."""
+    said = [one for one in group if isinstance(one, Answer)]
+    values = agreement.compare([one.parsed.answer for one in said], [one.teacher for one in said])
+    same, of = all_same(values), iter(values)
+    for one in group:
+        if isinstance(one, Lost):
+            yield one, None
+        elif same and "same_answer" in drop_flags:
+            yield asker.keep_back(one, "same_answer"), next(of)
+        else:
+            yield (replace(one, flags=(*one.flags, "same_answer")) if same else one), next(of)
+
+
+def candidate(answer: Answer, agreement: float | None, origin: str) -> Candidate:
+    """The row of an answer, with its agreement with the others and its provenance."""
     row = answer.item.row
     return Candidate.model_construct(
         id=f"{answer.item.id}/{answer.item.sample}",
@@ -227,6 +318,9 @@ def candidate(answer: Answer) -> Candidate:
         sample=answer.item.sample,
         flags=list(answer.flags),
         request=answer.request,
+        agreement=agreement,
+        provenance=origin,
+        evidence=evidence(source=row.source, row=row.id, facts=row.facts, trail=answer.item.trail),
     )
 
 

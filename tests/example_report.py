@@ -11,7 +11,7 @@ import numpy as np
 
 from steps.lib import figures
 from steps.lib.figures import Comparison, Figure, Item, Measure
-from steps.lib.report import ModelCard, Node, Report, Sample, StepRows, nodes
+from steps.lib.report import Funnel, ModelCard, Node, Report, Sample, StepRows, nodes
 
 CHAIN = ("base", "pretrained", "sft", "dpo")
 MEASURES = [
@@ -240,6 +240,38 @@ def report(rows: list[Item]) -> Report:
         lineage=lineage(),
         histories={"pretrain": line, "sft": short, "dpo": reward},
         teachers=["scripted desk"],
+        funnel=[
+            Funnel(
+                stage="questions",
+                teacher="big 教师",
+                asked=600,
+                answered=590,
+                parsed=571,
+                kept=560,
+                failed={"timeout": 10},
+                dropped={"unparsed": 19, "truncated": 11},
+            ),
+            Funnel(
+                stage="answer",
+                teacher="big 教师",
+                asked=900,
+                answered=893,
+                parsed=893,
+                kept=870,
+                failed={"http_500": 7},
+                dropped={"truncated": 23},
+            ),
+            Funnel(
+                stage="answer",
+                teacher="scripted desk",
+                asked=300,
+                answered=300,
+                parsed=281,
+                kept=281,
+                dropped={"unparsed": 14, "schema": 5},
+            ),
+            Funnel(stage="answer", teacher="", asked=12, failed={"over_budget": 12}),
+        ],
         fingerprint={
             "suite heldout_prompts": "51c0aa" * 8,
             "chat template": "8b1d00" * 8,

@@ -30,6 +30,7 @@ def run(
     until: str | None = None,
     force: list[str] | None = None,
     strict_code: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Run the line: generate, clean, pretrain, sft, pairs, reference, dpo, evaluate, promote.
 
@@ -47,6 +48,8 @@ def run(
         Steps to build again although the store has them.
     strict_code
         Build steps again whose code changed since they were built.
+    dry_run
+        Only say what would be built, and (generate) what asking would take: requests, tokens, money, time. Nothing is sent.
     """
     from flows.engine import Plan
     from flows.line import AlignConfig
@@ -56,6 +59,10 @@ def run(
         AlignConfig, layers_of(profile, recipe or []), overrides
     ).value  # every problem, before Prefect starts
     plan = Plan.of(only, start, until, force or (), strict_code)
+    if dry_run:
+        from flows.commands import dry
+
+        return dry.dry_run(config, plan)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     outcomes = None if server_configured() else from_store(config, plan)

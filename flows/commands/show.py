@@ -10,18 +10,37 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from steps.lib.artifact import Artifact
+    from steps.lib.excerpts import Excerpt
+
+
+SAMPLES = 5
+"""Prompts that are shown where --flag or --dropped asks for some and --samples does not say how many."""
 
 
 def show(
-    target: Target, *overrides: Overrides, profile: Profile = "cpu-tiny", recipe: Recipe = None, json: bool = False
+    target: Target,
+    *overrides: Overrides,
+    profile: Profile = "cpu-tiny",
+    recipe: Recipe = None,
+    samples: int | None = None,
+    flag: str | None = None,
+    dropped: bool = False,
+    json: bool = False,
 ) -> None:
-    """Show an artifact: folder, state, metrics, rows, inputs, files, and where and how it was made.
+    """Show an artifact: folder, state, metrics, rows, inputs, files, and where and how it was made; of generate also samples.
 
     Parameters
     ----------
+    samples
+        Of generate: so many prompts, spread over all, with their answers side by side.
+    flag
+        Only prompts with an answer that has this flag (steps/lib/marks.py), or, with --dropped, this reason.
+    dropped
+        Samples of what was dropped, as it came.
     json
-        The whole manifest as JSON, with folder, state and size.
+        The whole manifest as JSON, with folder, state and size, and the samples asked for.
     """
+    from flows.commands.samples import print_samples
     from flows.commands.status import note
     from flows.plan import opened, resolve
     from steps.lib.errors import ArtifactError
@@ -35,6 +54,10 @@ def show(
             f"{note(look, store) or 'it was not built yet'}; build it (prefline step {look.step} --upstream), or see "
             f"`prefline why {look.step}`"
         )
+    number = samples if samples is not None else SAMPLES if flag or dropped else 0
+    found, matching = (
+        _samples(look.step, store.fetch(artifact, alone=True), number, flag, dropped) if number else ([], 0)
+    )
     if json:
         facts = {
             "folder": str(artifact.path),
@@ -42,7 +65,8 @@ def show(
             "code_changed": list(look.code),
             "size": artifact.size,
         }
-        print_json({**facts, **artifact.manifest})
+        shown = {"samples": [one.page() for one in found], "samples_of": matching} if number else {}
+        print_json({**facts, **artifact.manifest, **shown})
         return
 
     state = f"{look.state}: {', '.join(look.code)}" if look.code else f"{look.state} {look.reason}".strip()
@@ -52,6 +76,22 @@ def show(
     _figures(console, artifact.manifest)
     _rows(console, artifact.manifest.get("rows", {}))
     _files(console, artifact)
+    if number:
+        kind = "prompts with dropped answers" if dropped else "prompts"
+        print_samples(console, found, matching, f"{kind} ({flag})" if flag else kind)
+
+
+def _samples(step: str, artifact: Artifact, number: int, flag: str | None, dropped: bool) -> tuple[list[Excerpt], int]:
+    from steps.lib.errors import ConfigError
+    from steps.lib.excerpts import excerpts
+
+    if step != "generate" or number < 0:
+        what = f"--samples {number}" if number < 0 else f"an artifact of {step}"
+        raise ConfigError(
+            f"samples cannot be shown: got {what}, because they are prompts with the answers of teachers, counted from 1; ask for "
+            "them with `prefline show generate --samples 5`"
+        )
+    return excerpts(artifact.path, number, flag=flag, dropped=dropped)
 
 
 def _facts(console: Console, artifact: Artifact, state: str) -> None:

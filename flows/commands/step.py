@@ -13,6 +13,7 @@ def step(
     upstream: bool = False,
     force: bool = False,
     strict_code: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Run one step, or say where its artifact lies when the store has it.
 
@@ -26,7 +27,11 @@ def step(
         Build it again although the store has it.
     strict_code
         Build it again where its code changed since it was built.
+    dry_run
+        Only say what would be built, and (generate) what asking would take: requests, tokens, money, time. Nothing is sent.
     """
+    from dataclasses import replace
+
     from flows.engine import Engine, Plan
     from flows.line import AlignConfig
     from steps.lib.config import layers_of, load
@@ -39,6 +44,10 @@ def step(
             f"step {name} is left out: got {name}: null, because profile {profile!r} (or a recipe) clears the section; "
             f"set a field of it, or choose another profile"
         )
+    if dry_run:
+        from flows.commands import dry
+
+        return dry.dry_run(config, plan if upstream else replace(plan, start=name))
     engine = Engine(config, plan)
     engine.run()
     last = engine.outcomes[-1]

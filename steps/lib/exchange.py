@@ -94,6 +94,7 @@ class Exchange:
         stop: a signal ends the asking; what is in flight gets a short grace.
         log: for warnings; never sees an answer or a key.
         tallies: filled, by name.
+        tick: called often while answers are waited for.
     """
 
     def __init__(
@@ -103,8 +104,9 @@ class Exchange:
         stop: Stop,
         log: logging.Logger,
         tallies: dict[str, Tally],
+        tick: Callable[[], None] | None = None,
     ) -> None:
-        self._ledger, self._stop, self._log = ledger, stop, log
+        self._ledger, self._stop, self._log, self._tick = ledger, stop, log, tick
         self._desks = {name: _Desk(name, client, tallies.setdefault(name, Tally())) for name, client in clients.items()}
         self._room = ROOM + 4 * sum(client.concurrency for client in clients.values() if isinstance(client, Single))
         self._crash: BaseException | None = None
@@ -438,6 +440,8 @@ class Exchange:
         """The event follows the flag: a signal handler may set a flag, but cannot wake a sleeping task."""
         while not self._stop:
             await asyncio.sleep(WATCH_SECONDS)
+            if self._tick:
+                self._tick()
         self._stopped.set()
         self._wake()
 

@@ -12,7 +12,6 @@ Deviation: a verdict that changes with the order is ``inconsistent``, apart from
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from pydantic import PrivateAttr, model_validator
 
 from steps.lib.asking import Client, Request, Tally, ask, make_request
 from steps.lib.config import Neutral, Section
+from steps.lib.fences import disarm, fence_of
 from steps.lib.ledger import RequestLedger
 from steps.lib.prompt_parts import ByLanguage, compile_template
 from steps.lib.rows import messages
@@ -34,8 +34,6 @@ from steps.lib.teacher import Teacher, identities, open_client
 
 Status = Literal["first", "second", "tie", "inconsistent", "unparsed", "failed"]
 VARIABLES = frozenset({"prompt", "first", "second", "fence"})
-_MARK = re.compile(r"\[\[\s*(A|B|C|tie)\s*\]\]", re.IGNORECASE)
-_OBJECT = re.compile(r"\{[^{}]*\"?verdict\"?\s*:[^{}]*\}", re.IGNORECASE)
 _FORWARD: dict[str, Status] = {"A": "first", "B": "second", "tie": "tie"}
 _BACKWARD: dict[str, Status] = {"A": "second", "B": "first", "tie": "tie"}
 
@@ -71,7 +69,7 @@ class JudgePrompt(Section):
     def messages(self, prompt: str, first: str, second: str) -> list[dict[str, str]]:
         """The turns for one order of one pair."""
         lang = language_of(prompt)
-        fence = hashlib.sha256(json.dumps([prompt, *sorted((first, second))]).encode()).hexdigest()[:12]
+        fence = fence_of(prompt, *sorted((first, second)))
         text = self._templates[lang].render(
             prompt=disarm(prompt), first=disarm(first), second=disarm(second), fence=fence
         )
@@ -190,13 +188,6 @@ def parse_verdict(text: str) -> str | None:
         ):
             return str(value["verdict"])
     return None
-
-
-def disarm(text: str) -> str:
-    """Candidate text without anything that reads like a verdict."""
-    while (clean := _OBJECT.sub("", _MARK.sub("", text))) != text:
-        text = clean
-    return text
 
 
 def _verdict(ledger: RequestLedger, failures: dict[str, str], orders: tuple[Request, Request]) -> Verdict:

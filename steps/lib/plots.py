@@ -26,6 +26,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
 REASONS = (ORANGE, YELLOW, PURPLE, SKY, GREEN)
 """Colours of the most frequent drop reasons; the others share grey."""
 KEPT = "#b9d3c6"
+TEACHERS = (BLUE, YELLOW, GREEN, PURPLE, SKY)
+"""Colours of the teachers who were asked most; the others share grey."""
 STAGES = {"pretrain": BLUE, "sft": GREEN, "dpo": ORANGE, "kto": PURPLE, "reward": PURPLE, "rl": ORANGE}
 SMOOTH = 1 / 24
 """Share of a long history on each side of a point that its smoothed line averages."""
@@ -135,6 +137,80 @@ def bars(title_en: str, title_zh: str, unit: str, values: Mapping[str, Interval]
         axes.grid(axis="x", visible=False)
         axes.axhline(0, color=SOFT, linewidth=0.8, zorder=4)
         _corner(axes, "higher is better 越高越好" if better == "higher" else "lower is better 越低越好")
+    return out[0]
+
+
+FUNNEL = (("asked", "请求"), ("answered", "应答"), ("parsed", "可读"), ("kept", "保留"))
+
+
+def funnel(entries: Sequence[tuple[str, str, Sequence[int]]]) -> str:
+    """What became of the requests of generate: for each stage four bars, each made of the teachers' parts.
+
+    Args:
+        entries: (stage, teacher, counts as ``FUNNEL`` has them); stages in their order. Without requests: an empty string.
+    """
+    stages = list(dict.fromkeys(stage for stage, _, counts in entries if counts[0]))
+    if not stages:
+        return ""
+    totals: dict[str, int] = {}
+    for _, teacher, counts in entries:
+        totals[teacher] = totals.get(teacher, 0) + counts[0]
+    order = sorted((name for name in totals if name), key=lambda name: (-totals[name], name))
+    named = dict(zip(order, TEACHERS, strict=False))
+    shown = [(_cut(name, 30), colour) for name, colour in named.items()]
+    if len(order) > len(named) or "" in totals:
+        shown.append(("others 其他" if len(order) > len(named) else "nobody 未分配", GREY))
+    bottom = 0.52 + 0.2 * ((len(shown) + 1) // 2)
+    group = len(FUNNEL) + 0.7  # bars and the space for a stage's name
+    height = 0.3 + 0.27 * group * len(stages) + bottom
+    with figure("Requests of generate", "请求漏斗", height=height, left=1.25, bottom=bottom) as (axes, out):
+        most = max(sum(counts[0] for stage, _, counts in entries if stage == one) for one in stages)
+        ticks, labels = [], []
+        for number, stage in enumerate(stages):
+            top = number * group + 0.7
+            own = sorted(
+                (
+                    (order.index(name) if name else len(order), name, counts)
+                    for at, name, counts in entries
+                    if at == stage
+                ),
+                key=lambda entry: entry[0],
+            )
+            axes.annotate(
+                stage,
+                (0, top - 0.62),
+                xytext=(2, 0),
+                textcoords="offset points",
+                va="center",
+                weight="bold",
+                color=INK,
+                fontsize=9,
+            )
+            first = sum(counts[0] for _, _, counts in own)
+            for place, words in enumerate(FUNNEL):
+                start, y = 0, top + place
+                for _, name, counts in own:
+                    colour = named.get(name, GREY)
+                    axes.barh(y, counts[place], left=start, height=0.74, color=colour, edgecolor="white", linewidth=0.6)
+                    start += counts[place]
+                share = f"  {start / first:.1%}" if place and first else ""
+                axes.annotate(
+                    f"{start:,}{share}",
+                    (start, y),
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8.5,
+                    color=INK,
+                )
+                ticks.append(y)
+                labels.append(" ".join(words))
+        axes.set_yticks(ticks, labels, color=INK)
+        axes.set_ylim(len(stages) * group - 0.1, -0.2)
+        axes.set_xlim(0, most * 1.02)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("requests 请求数")
+        _legend(axes, shown)
     return out[0]
 
 

@@ -19,7 +19,9 @@ from typing import Any, Self
 from steps.lib.asking import Request, Requests, Tally
 from steps.lib.errors import DataError, TeacherError
 from steps.lib.exchange import Exchange, Job
+from steps.lib.gauge import Gauge
 from steps.lib.ledger import Reply, RequestLedger, RowLedger, Used
+from steps.lib.marks import Marks
 from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
 from steps.lib.rows import Prompt
 from steps.lib.runtime import Stop
@@ -148,6 +150,8 @@ class Funnel:
     """Flag -> answers that it kept back."""
     flags: Counter[str] = field(default_factory=Counter)
     """Flag -> answers that have it, kept or not."""
+    teachers: dict[str, Counter[str]] = field(default_factory=dict)
+    """Teacher -> asked, answered, parsed, kept, failed:REASON and dropped:FLAG; "" is what was lost before one was asked."""
     repairs: int = 0
     """Requests that asked again for an answer in the asked form."""
     last: str = ""
@@ -167,6 +171,7 @@ class Asker:
         max_failed_share: share of a stage's answers that may fail to come.
         min_kept_share: share of a stage's answers that flags must leave.
         earlier: request ledgers of other runs, read only.
+        gauge: looks at the teachers while they work; says how far they are in the log.
     """
 
     def __init__(
@@ -181,7 +186,9 @@ class Asker:
         max_failed_share: float = 1.0,
         min_kept_share: float = 0.0,
         earlier: Iterable[Path] = (),
+        gauge: Gauge | None = None,
     ) -> None:
+        self.gauge = gauge or Gauge()
         self.seed, self.rows = seed, RowLedger() if rows is None else rows
         self.tallies: dict[str, Tally] = {}
         """Teacher -> what it did in this run."""
@@ -197,7 +204,9 @@ class Asker:
                 one.name: open_client(one, seed, self.ledger.spent(one.name), folder=folder, log=log)
                 for one in self._teachers
             }
-            self._exchange = stack.enter_context(Exchange(self.clients, self.ledger, self._stop, log, self.tallies))
+            self._exchange = stack.enter_context(
+                Exchange(self.clients, self.ledger, self._stop, log, self.tallies, self._tick)
+            )
             self._stack = stack.pop_all()
         self._counters: dict[str, Counting] = {}
 
@@ -254,6 +263,23 @@ class Asker:
         """
         return _Stage(self, stage, prompt_file, samples, frozenset(drop_flags)).run(items)
 
+    def keep_back(self, answer: Answer, flag: str) -> Lost:
+        """Take back an answer that its stage counted as kept, for what only all answers to a prompt together show."""
+        funnel = self.funnels[answer.stage]
+        funnel.kept -= 1
+        funnel.dropped[flag] += 1
+        own = funnel.teachers[answer.teacher]
+        own["kept"] -= 1
+        own[f"dropped:{flag}"] += 1
+        self.rows.gave(f"{answer.stage} kept", -1)
+        self.rows.drop(answer.stage, flag)
+        return Lost(answer.item, answer.stage, flag, answer.reply.text, answer.teacher)
+
+    def _tick(self) -> None:
+        self.gauge.look(self.tallies.values())
+        if self.gauge.due():
+            self._log.info("asking: %s", self.gauge.reading())
+
     def measures(self) -> dict[str, float | int]:
         """Metrics of all stages and teachers. Requests are counted for this run alone; tokens, seconds and cost for all
         answers in the ledger, whichever run asked for them."""
@@ -265,6 +291,12 @@ class Asker:
                 f"{stage}/parsed": funnel.parsed,
                 f"{stage}/kept": funnel.kept,
                 f"{stage}/repairs": funnel.repairs,
+            }
+            values |= {f"{stage}/flags/{flag}": count for flag, count in sorted(funnel.flags.items())}
+            values |= {
+                f"funnel/{stage}/{teacher}/{what}": count
+                for teacher, counts in funnel.teachers.items()
+                for what, count in counts.items()
             }
         used = self.ledger.used()
         for name, tally in self.tallies.items():
@@ -292,7 +324,7 @@ class _Stage:
         self, asker: Asker, name: str, prompt_file: PromptFile, samples: int, drop_flags: frozenset[str]
     ) -> None:
         self._asker, self._name, self._file, self._samples, self._drop = asker, name, prompt_file, samples, drop_flags
-        self._digest = prompt_file.digest()
+        self._digest, self._marks = prompt_file.digest(), Marks(prompt_file)
         self._funnel = asker.funnels.setdefault(name, Funnel())
         schema = prompt_file.schema_ if prompt_file.chain_of_thought.mode == "none" else None  # else it thinks first
         self._requests = {
@@ -367,26 +399,41 @@ class _Stage:
     def _result(self, job: Job[_Wanted]) -> Answer | Lost:
         funnel, rows, wanted, name = self._funnel, self._asker.rows, job.payload, self._name
         item, reply, parsed = wanted.item, job.reply, wanted.parsed
+        own = funnel.teachers.setdefault(job.teacher, Counter())
         rows.took(name)
         funnel.asked += 1
-        if wanted.lost or reply is None or parsed is None:
+        own["asked"] += 1
+        if wanted.lost or reply is None or parsed is None or wanted.rendered is None:
             code, _, detail = job.reason.partition(": ")
             lost = wanted.lost or Lost(item, name, code, detail, job.teacher)
             rows.drop(name, lost.reason)
             funnel.failed[lost.teacher, lost.reason] += 1
+            own[f"failed:{lost.reason}"] += 1
             funnel.last = job.reason or funnel.last
             return lost
+        flags = self._marks.of(
+            parsed.answer,
+            prompt=item.row.prompt,
+            lang=item.row.lang,
+            shown=[example.answer for example in wanted.rendered.examples],
+            parsed=parsed.flags,
+            finish_reason=reply.finish_reason,
+            material=item.seen.values(),
+        )
+        read = not UNREAD.intersection(flags)
+        bad = next((flag for flag in flags if flag in self._drop), None)
         funnel.answered += 1
-        flags = (*(("truncated",) if reply.finish_reason == "length" else ()), *parsed.flags)
+        funnel.parsed += read
+        funnel.kept += bad is None
         funnel.flags.update(flags)
-        funnel.parsed += not UNREAD.intersection(flags)
-        if bad := next((flag for flag in flags if flag in self._drop), None):
+        own.update({"answered": 1, "parsed": int(read), "kept": int(bad is None)})
+        if bad:
             rows.drop(name, bad)
             funnel.dropped[bad] += 1
+            own[f"dropped:{bad}"] += 1
             return Lost(item, name, bad, reply.text, job.teacher)
-        funnel.kept += 1
         rows.gave(f"{name} kept")
-        assert job.request is not None and wanted.rendered is not None
+        assert job.request is not None
         return Answer(item, parsed, reply, job.teacher, job.request.key, name, self._digest, wanted.rendered, flags)
 
     def _check_failed(self) -> None:

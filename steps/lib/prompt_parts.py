@@ -28,7 +28,9 @@ class ByLanguage(Section):
     """A text in both languages."""
 
     zh: str
+    """The Chinese text."""
     en: str
+    """The English text."""
 
     def of(self, lang: Language) -> str:
         """The text in ``lang``."""

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from steps.lib.config import Section
 from steps.lib.language import detect
+from steps.lib.phrases import identity, refusal, special_token, template_heading, think_tag
 from steps.lib.rows import Lang, Message
 
 Finding = tuple[str, str]
@@ -107,29 +108,9 @@ def repetition(text: str, size: int = 20, stretch: int = 1000) -> float:
     return worst
 
 
-def special_token(text: str) -> str | None:
-    """A chat template's own mark inside the text: it would end or open a turn. Source: Qwen, Llama, Mistral."""
-    return _found(_SPECIAL, text)
-
-
-def think_tag(text: str) -> str | None:
-    """A mark of hidden reasoning. Source: DATA.md 2.5."""
-    return _found(_THINK, text)
-
-
-def identity(text: str) -> str | None:
-    """The answer speaks of itself as an AI. Source: DATA.md 2.5; the common phrases of both languages."""
-    return _found(_IDENTITY, text)
-
-
-def refusal(text: str) -> str | None:
-    """The answer opens with a refusal to help. A polite no further on ("sorry, we cannot ship there") is none."""
-    return _found(_REFUSAL, text)
-
-
 def prompt_leak(text: str, system: str = "") -> str | None:
     """The answer repeats the system turn (20 characters or more of it) or a template's headings. See DATA.md 2.5."""
-    return system if len(system) >= 20 and system in text else _found(_LEAK, text)
+    return system if len(system) >= 20 and system in text else template_heading(text)
 
 
 def judge_text(text: str, filters: Filters) -> Finding | None:
@@ -205,36 +186,8 @@ def _mark(reason: str, seen: str | None) -> Finding | None:
     return (reason, seen[:80]) if seen else None
 
 
-def _found(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.search(text)
-    return found[0] if found else None
-
-
 _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
 _SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u3000]")
 _JOINERS = re.compile(r"(?<![\u0600-\u0dff\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]")
 _BLANK = re.compile(r"\s+")
 _WORDY = re.compile(r"[^\W_]+")
-_SPECIAL = re.compile(
-    r"<\|(?:im_start|im_end|endoftext|begin_of_text|end_of_text|start_header_id|end_header_id|eot_id|system|user|assistant"
-    r"|end)\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<｜[^｜]{1,30}｜>"
-)
-_THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
-_IDENTITY = re.compile(
-    r"\b(?:as|I am|I'm) an? (?:AI|artificial intelligence)(?: language)?(?: model| assistant| chatbot|,)"
-    r"|作为(?:一[个名款位])?(?:AI|人工智能)(?:语言模型|大?模型|助手|助理|机器人|程序|，|,)"
-    r"|我(?:只)?是(?:一[个名款位])?(?:AI|人工智能)(?:语言模型|大?模型|助手|助理|机器人|程序)",
-    re.IGNORECASE,
-)
-_REFUSAL = re.compile(
-    r"\A(?:I(?:'|’)?m|I am)? ?(?:very |really )?sorry,? (?:but )?I(?: can(?:'|’)?t|(?: can)?not"
-    r"| am (?:unable|not able) to|(?:'|’)m (?:unable|not able) to)"
-    r" (?:assist|help|fulfill?|comply|answer|provide|complete)"
-    r"|\AI (?:cannot|can(?:'|’)t|am unable to|will not) (?:assist|help|fulfill?|comply)"
-    r"|\A(?:非常|很)?(?:抱歉|对不起)[，,。！]?(?:但是?)?我(?:无法|不能|不可以)(?:提供|回答|协助|帮助|完成|满足|生成|处理)",
-    re.IGNORECASE,
-)
-_LEAK = re.compile(
-    r"^(?:### ?(?:Instruction|Response|Input)s?:|#The Given Prompt#|#Rewritten Prompt#|### ?(?:指令|输入|回答)[:：])",
-    re.MULTILINE,
-)

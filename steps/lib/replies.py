@@ -8,18 +8,10 @@ from typing import Any
 
 from steps.lib.complaints import no_answer, no_json, no_marker, off_schema
 from steps.lib.mending import Reading, read_json
+from steps.lib.phrases import refusal
 from steps.lib.prompt_parts import ByLanguage, ChainOfThought
 
 _THINK = re.compile(r"\A\s*(?:<think>)?(.*?)</think>", re.DOTALL)
-_REFUSAL = re.compile(
-    r"\A\W*(?:(?:i'?m|i am|we are)?\s*(?:very |so |really )?sorry\b[^.\n]{0,20}"
-    r"\b(?:i|we) (?:can't|can’t|cannot|can not|am unable|won't)"
-    r"|i (?:can't|can’t|cannot|am unable to|won't) (?:help|assist|answer|provide|comply|do that)"
-    r"|as an? (?:ai|artificial intelligence|language model)\b"
-    r"|(?:很|非常|十分)?(?:抱歉|对不起|不好意思)[，,、 ]*(?:但)?我(?:不能|无法|没有办法|没办法)"
-    r"|我(?:不能|无法)(?:回答|提供|协助|帮助|满足)|作为(?:一个|一名)?(?:AI|ai|人工智能|语言模型))",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ def read_reply(text: str, chain: ChainOfThought, validator: Any = None) -> Parse
         if problem:
             flags.append("schema" if reading else "unparsed")
         bare = validator is None or problem is not None or (reading is not None and "around" in reading.repairs)
-        if bare and _REFUSAL.match(said):
+        if bare and refusal(said):
             flags.append("refusal")
     return Parsed(
         answer=whole.removesuffix(said) + answer if chain.mode == "keep" else answer,

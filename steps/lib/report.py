@@ -18,7 +18,7 @@ from steps.lib import plots, svg, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Plain
 
-BACKGROUND = ("rows", "lineage", "histories", "teachers")
+BACKGROUND = ("rows", "lineage", "histories", "teachers", "funnel")
 """Fields that say how the models came to be."""
 RECORD = "record/background.json"
 TILES = 6
@@ -60,6 +60,29 @@ class StepRows(Plain):
         return cls(step=step, rows_in=ledger["in"], rows_out=ledger["out"], dropped=ledger["dropped"])
 
 
+class Funnel(Plain):
+    """What became of the requests of one stage of generate to one teacher: asked = answered + failed, answered = kept + dropped."""
+
+    stage: str
+    teacher: str
+    """Empty: what was lost before a teacher was asked."""
+    asked: int = 0
+    answered: int = 0
+    parsed: int = 0
+    """Answers in the asked form."""
+    kept: int = 0
+    failed: dict[str, int] = Field(default_factory=dict)
+    """Reason -> requests without an answer."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Flag -> answers that it kept back."""
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Reason -> requests that came to nothing, the most frequent first."""
+        both = {**self.failed, **self.dropped}
+        return dict(sorted(both.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
 class Node(Plain):
     """One artifact behind the models. Its key is made of content, so it names no place and no time."""
 
@@ -92,6 +115,8 @@ class Report(Plain):
     histories: dict[str, list[dict[str, float | int | str | None]]] = Field(default_factory=dict)
     """Training step -> lines of its ``record/history.jsonl``."""
     teachers: list[str] = Field(default_factory=list)
+    funnel: list[Funnel] = Field(default_factory=list)
+    """Stages of generate in their order, and in each the teachers."""
     fingerprint: dict[str, str] = Field(default_factory=dict)
     """All that two evaluations must share to be compared: suite and scorer digests, template, generation, versions."""
     notes: list[str] = Field(default_factory=list)
@@ -145,6 +170,24 @@ def nodes(manifests: Iterable[Mapping[str, Any]]) -> list[Node]:
     ]
 
 
+def funnels(metrics: Mapping[str, Any]) -> list[Funnel]:
+    """The funnel in the metrics of generate: ``funnel/STAGE/TEACHER/WHAT``, where WHAT is asked, answered, parsed, kept,
+    failed:REASON or dropped:REASON."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, value in metrics.items():
+        if not name.startswith("funnel/"):
+            continue
+        stage, _, rest = name.removeprefix("funnel/").partition("/")
+        teacher, _, what = rest.rpartition("/")
+        entry = found.setdefault((stage, teacher), {"failed": {}, "dropped": {}})
+        kind, colon, reason = what.partition(":")
+        if colon:
+            entry[kind][reason] = int(value)
+        else:
+            entry[kind] = int(value)
+    return [Funnel(stage=stage, teacher=teacher, **entry) for (stage, teacher), entry in found.items()]
+
+
 def write(report: Report, folder: Path) -> None:
     """Write ``report.json``, the record of what lies behind it, and the pages ``report.md`` and ``report.html``.
 
@@ -190,7 +233,7 @@ def result(report: Report) -> str:
 
 
 def drawings(report: Report) -> list[str]:
-    """The plots, as SVG text: training curves, one small multiple a figure, rows."""
+    """The plots, as SVG text: training curves, one small multiple a figure, the funnel of generate, rows."""
     shown = {step: history for step, history in report.histories.items() if step != "rl"}  # its loss is 0 on average
     pages = [plots.loss_curve(step, history) for step, history in shown.items()]
     pages += [plots.reward_curve(history) for history in report.histories.values()]
@@ -200,6 +243,7 @@ def drawings(report: Report) -> list[str]:
             first = group[0]
             values = {figure.model: figure.interval for figure in group}
             pages.append(plots.bars(first.label_en, first.label_zh, first.unit, values, better=first.better))
+    pages.append(plots.funnel([(one.stage, one.teacher, _widths(one)) for one in report.funnel]))
     pages.append(plots.rows(list(_row_bars(report))))
     return [page for page in pages if page]
 
@@ -217,6 +261,10 @@ def _graph(report: Report) -> str:
         for node in report.lineage
     ]
     return plots.lineage(entries, [(places[key], places[node.key]) for node in report.lineage for key in node.inputs])
+
+
+def _widths(one: Funnel) -> tuple[int, int, int, int]:
+    return one.asked, one.answered, one.parsed, one.kept
 
 
 def _row_bars(report: Report) -> Iterator[tuple[str, int, int, Mapping[str, int]]]:

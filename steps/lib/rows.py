@@ -59,9 +59,15 @@ class Candidate(Row):
     sample: int = 0
     """Index of the answer among the answers to the same prompt."""
     flags: list[str] = Field(default_factory=list)
-    """Reason codes found while generating: truncated, empty, unparsed, schema..."""
+    """Reason codes found while generating (steps/lib/marks.py)."""
     request: str = ""
     """Key of the request in the step's request ledger."""
+    agreement: float | None = None
+    """Mean similarity, 0 to 1, with the other answers to the same prompt; null: it is the only one."""
+    provenance: str = "{}"
+    """JSON object: teacher, model as asked and as answered, endpoint class, sampling, prompt file, licence note."""
+    evidence: str = "{}"
+    """JSON object: what the prompt was made from, and the stages of the recipe that it passed."""
 
 
 class Chat(Row):
@@ -243,6 +249,7 @@ def _schema(kind: type[Row]) -> Any:
         int: pa.int64(),
         bool: pa.bool_(),
         float: pa.float64(),
+        float | None: pa.float64(),
         list[str]: pa.list_(pa.string()),
         list[Message]: pa.list_(turn),
     }

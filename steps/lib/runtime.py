@@ -134,14 +134,21 @@ def close(log: logging.Logger) -> None:
         log.removeHandler(handler)
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Wrap ``items`` in a bar that shows up after two seconds, on a terminal only."""
+def progress(
+    items: Iterable[T], label: str, total: int | None = None, note: Callable[[], str] | None = None
+) -> Iterator[T]:
+    """Wrap ``items`` in a bar that shows up after two seconds, on a terminal only; ``note`` is asked what stands behind it."""
     if not sys.stderr.isatty() or int(os.environ.get("RANK", "0")):
         yield from items
         return
     from tqdm.auto import tqdm
 
-    yield from tqdm(items, desc=label, total=total, delay=2.0, leave=False)
+    bar, noted = tqdm(items, desc=label, total=total, delay=2.0, leave=False), 0.0
+    for item in bar:
+        if note and time.monotonic() - noted > 0.5:
+            bar.set_postfix_str(note(), refresh=False)
+            noted = time.monotonic()
+        yield item
 
 
 class Stop:

@@ -42,9 +42,11 @@ class Track(Protocol):
 
 
 class Progress(Protocol):
-    """Wraps an iterable in a progress bar (on a terminal, and only when it lasts)."""
+    """Wraps an iterable in a progress bar (on a terminal, and only when it lasts); ``note`` says what stands behind the bar."""
 
-    def __call__(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]: ...
+    def __call__(
+        self, items: Iterable[T], label: str, total: int | None = None, note: Callable[[], str] | None = None
+    ) -> Iterator[T]: ...
 
 
 @dataclass(frozen=True)

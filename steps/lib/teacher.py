@@ -17,7 +17,7 @@ from pydantic import Field
 
 from steps.lib.asking import Client, OnOutcome, Outcome, Request, draw
 from steps.lib.batch_teacher import BatchClient
-from steps.lib.config import Neutral, Section
+from steps.lib.config import Added, Neutral, Section
 from steps.lib.digests import digest_file
 from steps.lib.errors import TeacherError
 from steps.lib.http_teacher import HttpClient, HttpTeacher
@@ -37,6 +37,9 @@ class ScriptedTeacherConfig(Section):
     """The teacher's name in rows, metrics and reports; it begins with "scripted"."""
     share: float = Field(default=1.0, gt=0)
     """Weight (any unit) of this teacher among the samples of a prompt."""
+    license: Annotated[str | None, Added] = Field(default=None, min_length=1)
+    """What its answers may be used for, in your words, such as apache-2.0 or "vendor terms forbid training competitors"; it goes
+    into every row's provenance. null: nobody wrote it down, which is counted and warned of."""
     path: Annotated[Path, Neutral]
     """File of rules (steps/lib/scripted.py); its content is in the key."""
 

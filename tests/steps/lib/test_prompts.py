@@ -145,7 +145,8 @@ def test_flags_of_replies(tmp_path: Path, text: str, flags: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["I cannot help with this request.", "抱歉，我无法提供这个信息。", "As an AI language model, I ..."]
+    "text",
+    ["I cannot help with this request.", "抱歉，我无法提供这个信息。", "As an AI language model, I cannot tell."],
 )
 def test_refusals_in_both_languages(tmp_path: Path, text: str) -> None:
     assert make(tmp_path).parse(text).flags == ("refusal",)

@@ -196,7 +196,7 @@ def test_every_part_is_shown(folder: Path) -> None:
             "paired, Newcombe",
         ):
             assert part in text, (name, part)
-    assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1 + 1
+    assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1 + 1 + 1
 
 
 def test_lineage_stands_in_the_order_in_which_it_was_made(shown: Report, folder: Path) -> None:
@@ -270,3 +270,53 @@ def test_what_is_not_a_report_is_refused(folder: Path, tmp_path: Path) -> None:
         report.read(tmp_path)
     with pytest.raises(ValidationError):
         Interval(value=float("nan"), low=0, high=1, n=1, method="m")
+
+
+def test_the_funnel_comes_from_the_metrics_of_generate() -> None:
+    metrics = {
+        "answer/asked": 9, "big/requests": 9, "funnel/answer/org/big/asked": 8, "funnel/answer/org/big/answered": 7,
+        "funnel/answer/org/big/parsed": 6, "funnel/answer/org/big/kept": 5, "funnel/answer/org/big/failed:http_500": 1,
+        "funnel/answer/org/big/dropped:truncated": 2, "funnel/answer//asked": 1, "funnel/answer//failed:over_budget": 1,
+    }  # fmt: skip
+    big, nobody = report.funnels(metrics)
+    assert (big.stage, big.teacher, big.asked, big.answered, big.parsed, big.kept) == ("answer", "org/big", 8, 7, 6, 5)
+    assert list(big.lost.items()) == [("truncated", 2), ("http_500", 1)]
+    assert (nobody.teacher, nobody.asked, nobody.failed) == ("", 1, {"over_budget": 1}) and report.funnels(
+        {"x": 1}
+    ) == []
+
+
+def test_the_funnel_stands_in_both_pages_and_not_in_the_result(shown: Report, folder: Path) -> None:
+    html, markdown = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    assert "funnel" not in json.loads((folder / "report.json").read_text(encoding="utf-8")), (
+        "how rows came to be is a record"
+    )
+    assert report.read(folder).funnel == shown.funnel and len(shown.funnel) == 4
+    assert "| answer | scripted desk | 300 | 300 | 281 | 281 | unparsed 14, schema 5 |" in markdown
+    assert "| answer | – | 12 | 0 | 0 | 0 | over_budget 12 |" in markdown
+    for text in (
+        "Requests of generate",
+        "请求漏斗",
+        "Teacher answers",
+        "教师回答",
+        "1,151  95.0%",
+        "1,212",
+        "big 教师",
+        "nobody 未分配",
+    ):
+        assert text in html, text
+
+
+def test_a_name_in_the_funnel_is_text(tmp_path: Path, shown: Report) -> None:
+    evil = report.Funnel(stage="a|b", teacher="<script>alert(1)</script>|$x$", asked=1, failed={"<b>x": 1})
+    report.write(shown.model_copy(update={"funnel": [evil]}), tmp_path)
+    html, markdown = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    assert "<script" not in html and "<b>x" not in html and "&lt;script&gt;" in html
+    assert "a\\|b" in markdown and "&lt;script>" in markdown
+
+
+def test_without_answers_of_teachers_there_is_no_funnel(tmp_path: Path, shown: Report) -> None:
+    report.write(shown.model_copy(update={"funnel": []}), tmp_path)
+    assert "Teacher answers" not in (tmp_path / "report.html").read_text(encoding="utf-8") + (
+        tmp_path / "report.md"
+    ).read_text(encoding="utf-8")
