@@ -33,7 +33,6 @@ from steps.lib.recipe_parts import (
     child_of,
     counted,
     fenced,
-    lang_of,
     listed,
     most_tokens,
     unfenced,
@@ -165,7 +164,7 @@ class Documents(NewPrompts):
             for place, text in enumerate(texts[: self.per_chunk]):
                 child = child_of(answer.item.row, id=f"{answer.item.id}.{place}", prompt=text)
                 item = fenced(answer.item_with(id=child.id, row=child), document=chunk["text"])
-                found = self.finding(text, lang_of(answer.item.row))
+                found = self.finding(text, answer, [chunk["text"]])
                 if found is None and self.standalone and (loose := _LOOSE.search(text)):
                     found = "not_standalone", loose[0]
                 if found is None and (near := index.nearest(text)) is not None:

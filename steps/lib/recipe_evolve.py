@@ -23,23 +23,22 @@ from pydantic import Field
 from steps.lib.asking import draw
 from steps.lib.config import Neutral
 from steps.lib.dedup import tokens
-from steps.lib.fences import fence_in
 from steps.lib.near import rouge_l
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
-from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced, lang_of
+from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced
 from steps.lib.rows import Prompt, Row
 
 Method = Literal["constraints", "deepen", "concretise", "reasoning", "breadth"]
 ALL: tuple[Method, ...] = ("constraints", "deepen", "concretise", "reasoning", "breadth")
 _COPIED = re.compile(
-    r"#?\b(?:original|given|rewritten|created|evolved) (?:prompt|request)\b|\brequest (?:to rewrite|for inspiration)\b"
+    r"#?\b(?:given|rewritten|created|evolved) (?:prompt|request)\b"
+    r"|\bthe original (?:prompt|request) (?:is|was)\b|\brequest (?:to rewrite|for inspiration)\b"
     r"|(?:改写|重写|进化)后的(?:请求|提示|指令|问题)|原来的(?:请求|提示|指令)|待改写的?(?:请求|提示|指令)|给定的(?:请求|提示|指令)|作为启发的请求",
     re.IGNORECASE,
 )
 """Names of the parts of an evolving instruction; WizardLM, section 3, elimination 4."""
-_SENTENCE = re.compile(r"[^\n。！？!?；;：:.]+")
 
 
 class Evolve(NewPrompts):
@@ -131,15 +130,12 @@ class Evolve(NewPrompts):
             yield replace(answer.item_with(id=child.id, row=child, note=note), sample=0, seen={})
 
     def _eliminated(self, answer: Answer, parent: Prompt, text: str) -> Finding | None:
-        if found := self.finding(text, lang_of(parent)):
+        if found := self.finding(text, answer, [parent.prompt]):
             return found
         if (score := rouge_l(text, parent.prompt)) >= self.gain:
             return "no_gain", f"ROUGE-L {score:.2f} to its parent"
-        if copied := copied_words(
-            text, parent.prompt, answer.rendered.messages[-1]["content"], answer.item.seen["fence"]
-        ):
-            return "copied_words", copied
-        return None
+        named = _COPIED.search(text)
+        return ("copied_words", named[0]) if named and named[0].lower() not in parent.prompt.lower() else None
 
 
 def _worded(answer: Answer | Lost) -> Answer | Lost:
@@ -147,20 +143,3 @@ def _worded(answer: Answer | Lost) -> Answer | Lost:
     if isinstance(answer, Answer) and not tokens(answer.parsed.answer):
         return Lost(answer.item, "screened answers", "no_words", answer.reply.text, answer.teacher)
     return answer
-
-
-def copied_words(text: str, parent: str, instruction: str, fence: str) -> str:
-    """Words of the instruction in a text that should hold only a prompt; "" where there are none.
-
-    A whole clause of the instruction counts (6 words or 8 Chinese characters, or more), its fence, and the names of its parts;
-    what the parent says itself does not.
-    """
-    if mark := fence_in(text, fence):
-        return mark
-    own = instruction.replace(parent, "\n")
-    for clause in _SENTENCE.findall(own):
-        words = clause.strip()
-        if len(tokens(words)) >= (6 if words.isascii() else 8) and words in text and words not in parent:
-            return str(words)
-    found = _COPIED.search(text)
-    return str(found[0]) if found and found[0].lower() not in parent.lower() else ""

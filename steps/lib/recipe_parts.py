@@ -33,7 +33,8 @@ UNUSABLE = frozenset({"truncated", "empty", "unparsed", "schema", "refusal", "th
 LOST = "lost"
 """Variable of a spooled item that stands for a lost one."""
 T = TypeVar("T", Item, Answer)
-_LISTED = re.compile(r"^[ \t]*(?:[\[【(（]?\d{1,3}[\]】)）.、．:：]|[-*•])[ \t]*(\S.*)$", re.MULTILINE)
+_CLAUSE = re.compile(r"[^\n。！？!?；;：:.]+")
+_LISTED = re.compile(r"^[ \t]*(?:(?:[\[【(（]?\d{1,3}[\]】)）.、．:：]|[-*•])[ \t]*)+(\S.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,14 @@ class NewPrompts(RecipeBase):
     same_language: bool = True
     """Drop a new prompt that is not in the language of the row it comes from."""
 
-    def finding(self, text: str, lang: Language) -> Finding | None:
-        """Why a new prompt is not kept, or None."""
+    def finding(self, text: str, answer: Answer, shown: Sequence[str]) -> Finding | None:
+        """Why a new prompt is not kept, or None.
+
+        Args:
+            text: the new prompt.
+            answer: it stands in.
+            shown: the material that the teacher saw, whose words it may use.
+        """
         visible = sum(map(len, tokens(text)))
         if visible < self.min_chars:
             return "too_short", f"{visible} characters, at least {self.min_chars}"
@@ -139,10 +146,12 @@ class NewPrompts(RecipeBase):
             return "too_long", f"{len(text)} characters, at most {self.max_chars}"
         if mark := special_token(text):
             return "special_token", mark
-        if mark := fence_in(text, ""):
-            return "copied_words", mark
+        lang = lang_of(answer.item.row)
         if self.same_language and (got := detect(text)) != lang:
             return "wrong_language", f"{got}, not {lang}"
+        instruction = answer.rendered.messages[-1]["content"]
+        if mark := copied_words(text, shown, instruction, str(answer.item.seen.get("fence", ""))):
+            return "copied_words", mark
         return None
 
 
@@ -188,6 +197,27 @@ def counted(asker: Asker, kind: str, results: Iterable[T | Lost]) -> Iterator[T 
     rows.balance({kind: [f"kept {kind}"]})
 
 
+def copied_words(text: str, shown: Sequence[str], instruction: str, fence: str) -> str:
+    """Words of the instruction in a text that should be the teacher's own; "" where there are none.
+
+    A whole clause of the instruction counts (6 words or 8 Chinese characters, or more), and its fence; words of what was shown in
+    the instruction do not.
+    """
+    if mark := fence_in(text, fence):
+        return mark
+    for material in shown:
+        instruction = instruction.replace(material, "\n")
+    for clause in _CLAUSE.findall(instruction):
+        words = str(clause).strip()
+        if (
+            len(tokens(words)) >= (6 if words.isascii() else 8)
+            and words in text
+            and not any(words in one for one in shown)
+        ):
+            return words
+    return ""
+
+
 def unfenced(kind: str, answers: Iterable[Answer | Lost]) -> Iterator[Answer | Lost]:
     """Answers without those that repeat the fence around what they were shown."""
     for answer in answers:
@@ -225,10 +255,12 @@ def fenced(item: Item, **seen: Any) -> Item:
 def listed(answer: str, field: str, schema: bool) -> list[str]:
     """The texts of a list that was asked for: a JSON object's field where the prompt file has a schema, else numbered lines.
 
-    Numbers and dashes at the front of a line are no part of its text. Nothing else is taken for an entry.
+    Numbers and dashes at the front of a line are no part of its text. Where no line has one, those that end with a question mark
+    are the list; nothing else is taken for an entry.
     """
     if not schema:
-        return [found.strip() for found in _LISTED.findall(answer)]
+        numbered = [found.strip() for found in _LISTED.findall(answer)]
+        return numbered or [line.strip() for line in answer.splitlines() if line.rstrip().endswith(("?", "？"))]
     try:
         value = parse_strict(answer)
     except ValueError:

@@ -22,7 +22,7 @@ from steps.lib.near import NearIndex
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
-from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced, lang_of
+from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced
 from steps.lib.rows import Prompt, Row, Text
 
 
@@ -95,7 +95,7 @@ class Personas(NewPrompts):
                 yield answer
                 continue
             text, item = answer.parsed.answer, make(answer)
-            found: Finding | None = self.finding(text, lang_of(answer.item.row))
+            found: Finding | None = self.finding(text, answer, [answer.item.row.prompt])
             if found is None and (near := index.nearest(text)) is not None:
                 found = "near_earlier", f"ROUGE-L {near.score:.2f} to {near.name}"
             if found is not None:

@@ -90,7 +90,9 @@ class Revise(RecipeBase):
             given = Passed(asker, f"drafts{number}", drafts)
             yield from given.lost()
             reviews = asker.ask(f"critique{number}", files["critique"], given.items(), drop_flags=UNUSABLE)
-            reviewed = Passed(asker, f"reviewed{number}", (_reviewed(one) for one in reviews))
+            kind = f"reviews{number}"
+            made = (_reviewed(one) for one in unfenced(kind, reviews))
+            reviewed = Passed(asker, kind, counted(asker, kind, made))
             yield from reviewed.lost()
             final = number == self.rounds
             answers = asker.ask(

@@ -134,7 +134,7 @@ class SelfInstruct(NewPrompts):
                 child = child_of(row, id=f"{row.id}+{number}.{place}", prompt=text)
                 item = answer.item_with(id=child.id, row=child, note={"shown": answer.item.seen["shown"]})
                 item = Item(item.id, child, trail=item.trail)
-                found = self.finding(text, lang_of(row))
+                found = self.finding(text, answer, answer.item.seen["shown"])
                 if found is None and (near := index.nearest(text)) is not None:
                     reason = "near_seed" if near.name in seeds else "near_earlier"
                     found = reason, f"ROUGE-L {near.score:.2f} to {near.name}"

@@ -27,8 +27,7 @@ from steps.lib.http_teacher import HttpTeacher
 from steps.lib.near import NearIndex, rouge_l
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import OverBudget, PromptFile
-from steps.lib.recipe_evolve import copied_words
-from steps.lib.recipe_parts import RecipeBase, listed
+from steps.lib.recipe_parts import RecipeBase, copied_words, listed
 from steps.lib.recipes import Recipe, digests, shorten
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
 from steps.lib.runtime import Stop
@@ -310,7 +309,9 @@ def go_twice(tmp_path: Path, seeds: list[Prompt]) -> Done:
 
 
 def test_a_list_without_a_schema_is_its_numbered_lines(tmp_path: Path) -> None:
-    text = "Here you are:\n1. What is tea?\n2) Who drinks it?\n- Where does it grow?\n3、茶是什么？\n【4】谁喝茶？\nBye"
+    text = (
+        "Here you are:\n1. 1. What is tea?\n2) Who drinks it?\n- Where does it grow?\n3、茶是什么？\n【4】谁喝茶？\nBye"
+    )
     assert listed(text, "prompts", schema=False) == [
         "What is tea?",
         "Who drinks it?",
@@ -319,6 +320,10 @@ def test_a_list_without_a_schema_is_its_numbered_lines(tmp_path: Path) -> None:
         "谁喝茶？",
     ]
     assert listed('{"prompts": ["a", " ", 3, "b "]}', "prompts", schema=True) == ["a", "b"]
+    assert listed("Here:\nWhat is tea?\n谁喝茶？ \nThat is all.", "questions", schema=False) == [
+        "What is tea?",
+        "谁喝茶？",
+    ]
     assert listed("1. a", "prompts", schema=True) == listed("none here", "prompts", schema=False) == []
     path = tmp_path / "lines.yaml"
     path.write_text(
@@ -377,13 +382,14 @@ def test_evolve_keeps_parents_in_the_trail_and_draws_every_operation(tmp_path: P
 
 def test_copied_words_leaves_ordinary_prompts_alone() -> None:
     instruction = "The request to rewrite:\n<<f00d\nFix my heater.\nf00d>>\nThe new request must be in English, reasonable, and short."
-    assert copied_words("Fix my heater in English before noon, please.", "Fix my heater.", instruction, "f00d") == ""
+    assert copied_words("Fix my heater in English before noon, please.", ["Fix my heater."], instruction, "f00d") == ""
     assert (
-        copied_words("Write to the landlord about a new request of mine.", "Fix my heater.", instruction, "f00d") == ""
+        copied_words("Write to the landlord about a new request of mine.", ["Fix my heater."], instruction, "f00d")
+        == ""
     )
-    assert copied_words("Fix f00d", "Fix my heater.", instruction, "f00d") == "f00d"
+    assert copied_words("Fix f00d", ["Fix my heater."], instruction, "f00d") == "f00d"
     own = "What does a rewritten prompt look like?"
-    assert copied_words(own + " Say why.", own, instruction.replace("Fix my heater.", own), "f00d") == ""
+    assert copied_words(own + " Say why.", [own], instruction.replace("Fix my heater.", own), "f00d") == ""
 
 
 def test_documents_rest_on_their_pieces(tmp_path: Path) -> None:
