@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 DELAY = 0.05
 CONCURRENCY = 64
-PROMPT_FILES = ("aftersales", "plain")
+PROMPT_FILES = ("plain", "aftersales")
 """Four examples and a JSON Schema; nothing but the prompt."""
 REPLY = "Your order is on its way and should reach you within three working days; the number above follows it. " * 3
 
