@@ -186,7 +186,9 @@ def in_a_process(prompts: Path, prompt_file: str, target: Path) -> dict[str, flo
     started = time.perf_counter()
     argv = [sys.executable, __file__, "built", str(prompts), prompt_file, str(target)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    done = subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(
+        argv, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - started}
 
 
@@ -199,7 +201,9 @@ def machine() -> str:
 
 def speed(folder: Path, requests: int, rounds: int) -> None:
     """Print requests a second, side by side."""
-    print("| prompt file | client library alone, requests/s | the whole step, requests/s | ratio, median of turns | of all turns |")
+    print(
+        "| prompt file | client library alone, requests/s | the whole step, requests/s | ratio, median of turns | of all turns |"
+    )
     print("|---|---:|---:|---:|---|")
     prompts = folder / "prompts.jsonl"
     write_prompts(prompts, requests)
@@ -214,7 +218,10 @@ def speed(folder: Path, requests: int, rounds: int) -> None:
             ratios = sorted(ours / alone for alone, ours in sides)
             middle = [statistics.median(side) for side in zip(*sides, strict=True)]
             spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"| {prompt_file} | {middle[0]:.0f} | {middle[1]:.0f} | {statistics.median(ratios):.2f} | {spread} |", flush=True)
+            print(
+                f"| {prompt_file} | {middle[0]:.0f} | {middle[1]:.0f} | {statistics.median(ratios):.2f} | {spread} |",
+                flush=True,
+            )
 
 
 def memory(folder: Path, counts: list[int]) -> None:
@@ -233,7 +240,14 @@ def memory(folder: Path, counts: list[int]) -> None:
             resumed = in_a_process(prompts, prompt_file, again)
             assert asked["asked"] == count and resumed["asked"] == 0
             for what, one in (("asked, scripted teacher", asked), ("all in the ledger", resumed)):
-                cells = (prompt_file, f"{count:,}", what, f"{one['seconds']:.1f}", f"{one['wall']:.1f}", f"{one['peak']:.0f}")
+                cells = (
+                    prompt_file,
+                    f"{count:,}",
+                    what,
+                    f"{one['seconds']:.1f}",
+                    f"{one['wall']:.1f}",
+                    f"{one['peak']:.0f}",
+                )
                 print(f"| {' | '.join(cells)} |", flush=True)
             shutil.rmtree(first.parent)
             shutil.rmtree(again.parent)

@@ -30,8 +30,9 @@ from pydantic import Field, model_validator
 
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
+from steps.lib.earlier import ledgers_beside
 from steps.lib.errors import DataError
-from steps.lib.ledger import RowLedger, ledgers_beside
+from steps.lib.ledger import RowLedger
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt

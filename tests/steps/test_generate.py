@@ -223,7 +223,11 @@ def test_scripted_teacher_offline_with_real_prompts(tmp_path: Path) -> None:
     assert one.digest == two.digest and build(spec(settings, seed=1), tmp_path / "s" / "3").digest != one.digest
     assert {row.teacher for row in rows(one)} == {"scripted-desk"}
     counts = one.manifest["rows"]
-    assert counts["in"]["answers"] == 120 == counts["out"]["candidates"] + sum(counts["dropped"].get("answers", {}).values())
+    assert (
+        counts["in"]["answers"]
+        == 120
+        == counts["out"]["candidates"] + sum(counts["dropped"].get("answers", {}).values())
+    )
     file = PromptFile.read(Path("configs/prompts/aftersales.yaml"))
     assert all(file.parse(row.answer).flags == () for row in rows(one))
 

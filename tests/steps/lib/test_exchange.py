@@ -70,7 +70,9 @@ def test_many_requests_have_the_keys_that_single_ones_have() -> None:
                     assert made.key == RequestLedger.key(**said, schema="")
 
 
-def test_jobs_come_back_in_order_and_the_source_is_read_no_further_than_there_is_room(tmp_path: Path, small: None) -> None:
+def test_jobs_come_back_in_order_and_the_source_is_read_no_further_than_there_is_room(
+    tmp_path: Path, small: None
+) -> None:
     texts, pulled, ahead = [str(n) for n in range(120)], Counter[str](), []
 
     def watched(client: Client) -> Iterator[Job[str]]:
@@ -78,7 +80,10 @@ def test_jobs_come_back_in_order_and_the_source_is_read_no_further_than_there_is
             pulled[job.payload] += 1
             yield job
 
-    with serve(lambda number, body: Act(delay=0.5 if number == 0 else 0.0)) as server, RequestLedger(tmp_path / "r") as ledger:
+    with (
+        serve(lambda number, body: Act(delay=0.5 if number == 0 else 0.0)) as server,
+        RequestLedger(tmp_path / "r") as ledger,
+    ):
         client = http(server)
         with Exchange({"t": client}, ledger, Stop(), LOG, {}) as exchange:
             got = []
@@ -118,7 +123,10 @@ def test_a_dead_teacher_does_not_hold_up_the_others(tmp_path: Path, small: None)
         clients = {"dead": http(dead, "dead"), "alive": http(alive, "alive")}
         both = (job for text in texts for name, client in clients.items() for job in jobs(client, [text], name))
         got: list[Job[str]] = []
-        with Exchange(clients, ledger, Stop(), LOG, {}) as exchange, pytest.raises(TeacherError, match="dead cannot answer"):
+        with (
+            Exchange(clients, ledger, Stop(), LOG, {}) as exchange,
+            pytest.raises(TeacherError, match="dead cannot answer"),
+        ):
             got += exchange.stream(both, done)
         assert len(ledger) == 100 and len(dead.bodies) <= 4 and ledger.failures() == {}
     with serve(lambda n, b: Act(status=401)) as dead, RequestLedger(tmp_path / "s") as ledger:
@@ -136,13 +144,19 @@ def test_an_error_that_is_no_teachers_ends_all_and_keeps_what_came(tmp_path: Pat
 
     with serve(echo) as server, RequestLedger(tmp_path / "r") as ledger:
         client = http(server)
-        with pytest.raises(OSError, match="No space left"), Exchange({"t": client}, ledger, Stop(), LOG, {}) as exchange:
+        with (
+            pytest.raises(OSError, match="No space left"),
+            Exchange({"t": client}, ledger, Stop(), LOG, {}) as exchange,
+        ):
             list(exchange.stream(jobs(client, [str(n) for n in range(100)]), broken))
         assert 7 <= len(ledger) < 100
 
 
 def test_a_reader_that_gives_up_loses_nothing_that_is_in_flight(tmp_path: Path, small: None) -> None:
-    with serve(lambda number, body: Act(delay=0.3 if number else 0.0)) as server, RequestLedger(tmp_path / "r") as ledger:
+    with (
+        serve(lambda number, body: Act(delay=0.3 if number else 0.0)) as server,
+        RequestLedger(tmp_path / "r") as ledger,
+    ):
         client = http(server)
         with pytest.raises(ValueError, match="enough"), Exchange({"t": client}, ledger, Stop(), LOG, {}) as exchange:
             for _ in exchange.stream(jobs(client, [str(n) for n in range(100)]), done):
@@ -188,7 +202,9 @@ def follow_up(client: Client) -> Callable[[Job[str]], Request | None]:
 
 
 @pytest.mark.parametrize("cut", [0, 3, 8, 9, 12, 20])
-def test_windows_and_their_repairs_do_not_depend_on_where_a_run_was_killed(tmp_path: Path, small: None, cut: int) -> None:
+def test_windows_and_their_repairs_do_not_depend_on_where_a_run_was_killed(
+    tmp_path: Path, small: None, cut: int
+) -> None:
     texts = [f"{n} I want a refund for order A1234{n % 10}" for n in range(30)]
 
     def go(client: Noting, path: Path) -> list[tuple[str, str]]:
