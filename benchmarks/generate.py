@@ -2,8 +2,9 @@
 
 A server in a process of its own answers every request after 50 ms. Turn by turn the client library alone (openai over aiohttp,
 prompts rendered beforehand, answers thrown away) and the whole step (reading, rendering, ledger, parsing, schema check, Parquet)
-ask it the same questions, 64 at a time; the ratio of each turn is taken. Memory and going on are measured in fresh processes,
-with a scripted teacher's answers.
+ask it the same questions, 64 at a time; the ratio of each turn is taken. The library alone is measured twice: by its
+``chat.completions.create``, and by its plain ``post``, which the step uses. Memory and going on are measured in fresh
+processes, with a scripted teacher's answers. CPU time tells more than the clock where others use the machine, too.
 
 Run:  python benchmarks/generate.py [--requests 3000] [--rounds 5] [--rows 1000,20000,200000]
 """
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 DELAY = 0.05
 CONCURRENCY = 64
-PROMPT_FILES = ("aftersales", "plain")
+PROMPT_FILES = ("plain", "aftersales")
 """Four examples and a JSON Schema; nothing but the prompt."""
 REPLY = "Your order is on its way and should reach you within three working days; the number above follows it. " * 3
 
@@ -110,8 +112,18 @@ def settings(prompts: Path, prompt_file: str, url: str = "") -> dict[str, Any]:
     }
 
 
-def bare(url: str, prompts: Path, prompt_file: str) -> float:
-    """Requests a second of the client library alone."""
+@dataclass(frozen=True)
+class Speed:
+    """Of one side in one turn."""
+
+    rate: float
+    """Requests a second."""
+    cpu: float
+    """Milliseconds of CPU time a request."""
+
+
+def bare(url: str, prompts: Path, prompt_file: str, *, plain: bool) -> Speed:
+    """The client library alone: by its ``post``, or by its ``chat.completions.create``."""
     import openai
 
     from steps.lib.prompts import PromptFile
@@ -122,31 +134,40 @@ def bare(url: str, prompts: Path, prompt_file: str) -> float:
     rows = [row for row in open_source(Source(name="bench", path=prompts), Prompt) if isinstance(row, Prompt)]
     turns = [file.render(row, 0).messages for row in rows]
 
-    async def ask() -> float:
+    async def ask() -> Speed:
         todo = iter(turns)
         async with openai.DefaultAioHttpClient(timeout=300) as http:
             client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=http)
 
             async def work() -> None:
                 for messages in todo:
-                    await client.chat.completions.create(
-                        model="bench",
-                        messages=messages,  # type: ignore[arg-type]
-                        temperature=0.7,
-                        top_p=1.0,
-                        max_tokens=1024,
-                        seed=1,
-                    )
+                    body: Any = {
+                        "model": "bench",
+                        "messages": messages,
+                        "temperature": 0.7,
+                        "top_p": 1.0,
+                        "max_tokens": 1024,
+                        "seed": 1,
+                    }
+                    if plain:
+                        await client.post("/chat/completions", cast_to=object, body=body)
+                    else:
+                        await client.chat.completions.create(**body)
 
-            started = time.perf_counter()
+            cpu, started = time.process_time(), time.perf_counter()
             await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
-            return len(turns) / (time.perf_counter() - started)
+            return _speed(len(turns), cpu, started)
 
     return asyncio.run(ask())
 
 
-def whole(url: str, prompts: Path, prompt_file: str, folder: Path) -> float:
-    """Requests a second of the whole step, in a folder without any answer."""
+def _speed(count: int, cpu: float, started: float) -> Speed:
+    taken = time.process_time() - cpu, time.perf_counter() - started
+    return Speed(count / taken[1], taken[0] / count * 1000)
+
+
+def whole(url: str, prompts: Path, prompt_file: str, folder: Path) -> Speed:
+    """The whole step, in a folder without any answer."""
     from steps import generate
     from steps.lib.step import Context
 
@@ -157,11 +178,11 @@ def whole(url: str, prompts: Path, prompt_file: str, folder: Path) -> float:
         log, 0, folder / ".resume", lambda items, label, total=None: iter(items), lambda values, step=None: None
     )
     config = generate.GenerateConfig.model_validate(settings(prompts, prompt_file, url))
-    started = time.perf_counter()
+    cpu, started = time.process_time(), time.perf_counter()
     metrics = generate.run(config, out=folder, context=context)
-    seconds = time.perf_counter() - started
+    speed = _speed(int(metrics.values["answer/asked"]), cpu, started)
     assert metrics.values["bench/answered"] == metrics.values["bench/candidates"] == metrics.values["answer/asked"]
-    return float(metrics.values["bench/answered"]) / seconds
+    return speed
 
 
 def built(prompts: Path, prompt_file: str, target: Path) -> None:
@@ -172,13 +193,13 @@ def built(prompts: Path, prompt_file: str, target: Path) -> None:
     from steps import generate
     from steps.lib.step import Spec, build
 
-    started = time.perf_counter()
+    cpu, started = time.process_time(), time.perf_counter()
     spec = Spec(generate, generate.GenerateConfig.model_validate(settings(prompts, prompt_file)), {}, 0)
     artifact = build(spec, target)
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     asked = artifact.manifest["metrics"]["scripted-aftersales/answered"]
-    print(json.dumps({"seconds": seconds, "peak": peak, "asked": asked}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "asked": asked}))
 
 
 def in_a_process(prompts: Path, prompt_file: str, target: Path) -> dict[str, float]:
@@ -199,35 +220,47 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
 
 
+SIDES = ("library, create", "library, post", "the whole step")
+
+
 def speed(folder: Path, requests: int, rounds: int) -> None:
     """Print requests a second, side by side."""
-    print(
-        "| prompt file | client library alone, requests/s | the whole step, requests/s | ratio, median of turns | of all turns |"
-    )
-    print("|---|---:|---:|---:|---|")
+    print("| prompt file | side | requests/s | CPU, ms a request | step / side: requests/s | CPU | of all turns |")
+    print("|---|---|---:|---:|---:|---:|---|")
     prompts = folder / "prompts.jsonl"
     write_prompts(prompts, requests)
     with server() as url:
-        bare(url, prompts, "plain")  # imports, first connections
+        bare(url, prompts, "plain", plain=True)  # imports, first connections
         for prompt_file in PROMPT_FILES:
-            sides: list[tuple[float, float]] = []
+            turns: list[tuple[Speed, Speed, Speed]] = []
             for number in range(rounds):
-                first = bare(url, prompts, prompt_file) if number % 2 == 0 else 0.0
-                ours = whole(url, prompts, prompt_file, folder / "step" / "one" / ".partial")
-                sides.append((first or bare(url, prompts, prompt_file), ours))
-            ratios = sorted(ours / alone for alone, ours in sides)
-            middle = [statistics.median(side) for side in zip(*sides, strict=True)]
-            spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(
-                f"| {prompt_file} | {middle[0]:.0f} | {middle[1]:.0f} | {statistics.median(ratios):.2f} | {spread} |",
-                flush=True,
-            )
+                made: dict[str, Speed] = {}
+                for side in SIDES if number % 2 == 0 else reversed(SIDES):
+                    if side == SIDES[2]:
+                        made[side] = whole(url, prompts, prompt_file, folder / "step" / str(number) / ".partial")
+                        shutil.rmtree(folder / "step")
+                    else:
+                        made[side] = bare(url, prompts, prompt_file, plain=side == SIDES[1])
+                turns.append((made[SIDES[0]], made[SIDES[1]], made[SIDES[2]]))
+            for place, side in enumerate(SIDES):
+                rates = sorted(turn[2].rate / turn[place].rate for turn in turns)
+                cpu = statistics.median(turn[place].cpu / turn[2].cpu for turn in turns)
+                cells = (
+                    prompt_file,
+                    side,
+                    f"{statistics.median(turn[place].rate for turn in turns):.0f}",
+                    f"{statistics.median(turn[place].cpu for turn in turns):.2f}",
+                    f"{statistics.median(rates):.2f}",
+                    f"{cpu:.2f}",
+                    ", ".join(f"{rate:.2f}" for rate in rates),
+                )
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def memory(folder: Path, counts: list[int]) -> None:
     """Print peak memory by rows, and the time to go on with a finished ledger."""
-    print("| prompt file | rows | what | seconds | with the start of Python | peak memory, MB |")
-    print("|---|---:|---|---:|---:|---:|")
+    print("| prompt file | rows | what | seconds | of CPU | with the start of Python | peak memory, MB |")
+    print("|---|---:|---|---:|---:|---:|---:|")
     for prompt_file in PROMPT_FILES:
         for count in counts:
             prompts = folder / f"prompts-{count}.jsonl"

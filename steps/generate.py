@@ -32,11 +32,12 @@ from pydantic import Field, model_validator
 from steps.lib.agreement import Agreement, all_same, groups
 from steps.lib.config import Added, Neutral, Section
 from steps.lib.door import main
+from steps.lib.earlier import ledgers_beside
 from steps.lib.errors import DataError
 from steps.lib.estimate import Estimate, OnRecord
 from steps.lib.estimate import estimate as estimated
 from steps.lib.gauge import Gauge
-from steps.lib.ledger import RowLedger, ledgers_beside
+from steps.lib.ledger import RowLedger
 from steps.lib.marks import DROPPED, Flag
 from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile

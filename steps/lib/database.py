@@ -59,11 +59,13 @@ class Database:
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
-    def sound(self, key: str, seal: str, values: Sequence[Any]) -> bool:
-        """Whether a row is as it was written."""
+    def sound(self, key: str, seal: str, values: Sequence[Any], path: Path | None = None) -> bool:
+        """Whether a row (of this file, or of another one) is as it was written."""
         if seal == seal_of(key, values):
             return True
-        self._log.warning("row %s of %s has other bytes than were written: it counts as missing", key, self._path)
+        self._log.warning(
+            "row %s of %s has other bytes than were written: it counts as missing", key, path or self._path
+        )
         return False
 
     def _open(self) -> sqlite3.Connection:

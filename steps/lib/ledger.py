@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from steps.lib.database import Database, seal_of
+from steps.lib.earlier import opened
 from steps.lib.errors import DataError
 from steps.lib.runtime import Stop
 
@@ -127,12 +127,12 @@ class RequestLedger(Database):
     def __init__(self, path: Path, log: logging.Logger | None = None, earlier: Iterable[Path] = ()) -> None:
         super().__init__(path, _TABLE, log)
         self._paths = [other for other in earlier if other.resolve() != path.resolve()]
-        self._others: list[sqlite3.Connection] | None = None
+        self._others: list[tuple[Path, sqlite3.Connection]] | None = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for other in self._others or ():
+        for _, other in self._others or ():
             other.close()
         super().__exit__(kind, error, trace)
 
@@ -196,7 +196,9 @@ class RequestLedger(Database):
     def __len__(self) -> int:
         return int(self.execute("SELECT count(*) FROM requests WHERE status<>'failed'")[0][0])
 
-    def _read(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[Reply, dict[str, str]]]:
+    def _read(
+        self, db: sqlite3.Connection, keys: Sequence[str], path: Path | None = None
+    ) -> dict[str, tuple[Reply, dict[str, str]]]:
         found: dict[str, tuple[Reply, dict[str, str]]] = {}
         for start in range(0, len(keys), _KEYS):
             some = keys[start : start + _KEYS]
@@ -206,7 +208,7 @@ class RequestLedger(Database):
             )
             rows = self.execute(statement, some) if db is self._db else db.execute(statement, some).fetchall()
             for key, seal, *values in rows:
-                if self.sound(key, seal, values[:_SEALED]):
+                if self.sound(key, seal, values[:_SEALED], path):
                     about = dict(zip(("teacher", "stage", "prompt_file", "source"), values[_SEALED:], strict=True))
                     found[key] = Reply(*values[:_SEALED]), about
         return found
@@ -214,20 +216,21 @@ class RequestLedger(Database):
     def _adopt(self, keys: Sequence[str]) -> dict[str, tuple[Reply, dict[str, str]]]:
         """Answers that other runs' ledgers hold, copied into this one."""
         if self._others is None:
-            self._others = [db for path in self._paths if (db := _opened(path)) is not None]
+            self._others = [(path, db) for path in self._paths if (db := opened(path, _TABLE)) is not None]
         found: dict[str, tuple[Reply, dict[str, str]]] = {}
-        for other in self._others:
+        for path, other in self._others:
             missing = [key for key in keys if key not in found]
             with contextlib.suppress(sqlite3.Error):  # a ledger that cannot be read holds nothing
-                found |= self._read(other, missing)
-        if found:
-            self.execute("BEGIN")
-            try:
-                for key, (reply, about) in found.items():
-                    self._write(key, "", 0, dataclasses.replace(reply, cost=0.0), about)
-            finally:
-                self.execute("COMMIT")
-        return found
+                found |= self._read(other, missing, path)
+        if not found:
+            return {}
+        self.execute("BEGIN")
+        try:
+            for key, (reply, about) in found.items():
+                self._write(key, "", 0, dataclasses.replace(reply, cost=0.0), about)
+        finally:
+            self.execute("COMMIT")
+        return self._read(self._db, list(found))
 
     def _write(self, key: str, reason: str, attempts: int, reply: Reply, about: Mapping[str, str]) -> None:
         text, thought = _whole(reply.text), _whole(reply.thought)
@@ -286,39 +289,8 @@ _INSERT = (
 _REPLACE = _INSERT.replace("INSERT INTO", "REPLACE INTO").replace(" ON CONFLICT(key) DO NOTHING", "")
 
 
-def ledgers_beside(resume: Path) -> list[Path]:
-    """Request ledgers of other runs of a step: of its finished artifacts, and of runs that were stopped.
-
-    Args:
-        resume: the folder ``.resume`` of this run's partial folder.
-    """
-    step = resume.parent.parent
-    found = [*step.glob("*/record/requests.sqlite"), *step.glob(".*.partial/.resume/requests.sqlite")]
-    return sorted(path for path in found if path.parent != resume)
-
-
 def _whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _opened(path: Path) -> sqlite3.Connection | None:
-    """Another run's ledger, to be read only; None where there is none that can be read."""
-    log = path.with_name(path.name + "-wal")
-    mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"  # only the first looks at the log
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1, isolation_level=None)
-    except sqlite3.Error:
-        return None
-    try:
-        if db.execute("SELECT sql FROM sqlite_master WHERE type='table'").fetchall() == [
-            (_TABLE.replace("IF NOT EXISTS ", ""),)
-        ]:
-            db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
-            return db
-    except sqlite3.Error:
-        pass
-    db.close()
-    return None
 
 
 Recall = Callable[[Mapping[str, Any], Callable[[], Any]], Any]

@@ -18,7 +18,7 @@ from steps import generate
 from steps.generate import GenerateConfig
 from steps.lib.errors import ConfigError, DataError, PreflineError, TeacherError
 from steps.lib.prompts import PromptFile
-from steps.lib.rows import Candidate, Dropped, read_parquet
+from steps.lib.rows import Candidate, Chat, Dropped, Message, ParquetRows, read_parquet, write_parquet
 from steps.lib.step import Artifact, Spec, build
 
 PROMPTS = [{"id": f"p{n}", "lang": "en", "prompt": f"question {n}", "intent": "x"} for n in range(40)]
@@ -298,3 +298,249 @@ def test_names_must_differ(tmp_path: Path) -> None:
         GenerateConfig.model_validate(values(tmp_path, teachers=[SCRIPTED, SCRIPTED]))
     with pytest.raises(ConfigError, match="cannot be read"):
         spec(values(tmp_path, prompt_file=str(tmp_path / "none.yaml"))).key()
+
+
+# --- answers that have not the asked form -----------------------------------------------------------------------------
+
+JSON_FILE = """
+system: {zh: 只写 JSON。, en: Write JSON only.}
+repairs: 2
+schema: {type: object, required: [reply], properties: {reply: {type: string}}}
+"""
+
+
+def asking_json(tmp_path: Path, url: str, **more: Any) -> dict[str, Any]:
+    path = tmp_path / "json.yaml"
+    path.write_text(JSON_FILE, encoding="utf-8")
+    return values(tmp_path, url, **{"prompt_file": str(path), **more})
+
+
+def first_of(body: dict[str, Any]) -> tuple[int, int]:
+    """Number of the question, and how often it was asked again."""
+    said = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
+    return int(said[0].rpartition(" ")[2]), len(said) - 1
+
+
+def stubborn(number: int, body: dict[str, Any]) -> Act:
+    """By the question's number modulo 5: good; fenced; good when asked again; good at the second time; never good."""
+    question, again = first_of(body)
+    kind = question % 5
+    good = json.dumps({"reply": f"re: {question}"})
+    if kind == 1:
+        return Act(text=f"```json\n{good}\n```")
+    return Act(text=good if again >= max(0, kind - 1) and kind < 4 else "I say: no.", delay=0.03)
+
+
+def check_stubborn(artifact: Artifact) -> None:
+    kept = {int(row.prompt.rpartition(" ")[2]): row for row in rows(artifact)}
+    assert sorted(kept) == [n for n in range(40) if n % 5 < 4]
+    assert all(json.loads(row.answer) == {"reply": f"re: {n}"} for n, row in kept.items())
+    assert all(row.flags == (["repaired"] if n % 5 == 1 else []) for n, row in kept.items())
+    dropped = read_parquet(artifact.path / "dropped.parquet", Dropped)
+    assert [row.reason for row in dropped] == ["unparsed"] * 8 and {row.detail for row in dropped} == {"I say: no."}
+    metrics, counts = artifact.manifest["metrics"], artifact.manifest["rows"]
+    assert [metrics[f"answer/{name}"] for name in ("asked", "answered", "parsed", "kept", "repairs")] == [
+        40,
+        40,
+        32,
+        32,
+        8 + 16 + 16,
+    ]
+    assert counts["in"]["answer"] == 40 == counts["out"]["answer kept"] + sum(counts["dropped"]["answer"].values())
+    assert metrics["flags/repaired"] == 8 and len(plain_record(artifact)) == 40 + 40
+
+
+def test_answers_are_mended_or_asked_for_again_and_counted(tmp_path: Path) -> None:
+    with serve(stubborn) as server:
+        artifact = build(spec(asking_json(tmp_path, server.url)), tmp_path / "s" / "g")
+        check_stubborn(artifact)
+        assert len(server.bodies) == 80
+        one = next(body for body in server.bodies if first_of(body) == (2, 1))
+        assert [turn["role"] for turn in one["messages"]] == ["system", "user", "assistant", "user"]
+        assert one["messages"][2]["content"] == "I say: no."
+
+
+def test_what_was_cut_off_is_no_data_and_not_asked_for_again(tmp_path: Path) -> None:
+    with serve(
+        lambda number, body: Act(text='{"reply": "half a', finish="length" if number % 4 == 0 else "stop")
+    ) as server:
+        settings = asking_json(tmp_path, server.url, min_kept_share=0, prompts=PROMPTS)
+        settings["prompts"] = [{**settings["prompts"][0]}]
+        with pytest.raises(DataError, match="no candidate"):
+            build(spec(settings), tmp_path / "s" / "g")
+        with closing(sqlite3.connect(tmp_path / "s" / ".g.partial" / ".resume" / "requests.sqlite")) as db:
+            cut = dict(db.execute("SELECT status, count(*) FROM requests GROUP BY status"))
+    again = Counter(first_of(body)[1] for body in server.bodies)
+    assert cut["truncated"] == len(range(0, len(server.bodies), 4)) and again[1] < again[0] == 40
+
+
+CUT = """
+import os, signal, sys
+import steps.lib.rows as rows
+from steps.generate import main
+rows.ROW_GROUP = 8
+write = rows.ParquetRows._flush
+def flush(self):
+    write(self)
+    os.kill(os.getpid(), signal.SIGKILL)
+rows.ParquetRows._flush = flush
+sys.argv = ["generate", *sys.argv[1:]]
+main("generate")
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("moment", ["asking", "repair", "writing"])
+def test_kill_9_at_any_moment_asks_for_nothing_twice_that_was_received(tmp_path: Path, moment: str) -> None:
+    with serve(stubborn) as server:
+        config, out = tmp_path / "generate.yaml", tmp_path / "store" / "g"
+        with config.open("w") as file:
+            YAML(typ="safe").dump(asking_json(tmp_path, server.url), file)
+        arguments = ["--config", str(config), "--out", str(out)]
+        command = [sys.executable, "-m", "steps.generate", *arguments]
+        killed = [sys.executable, "-c", CUT, *arguments] if moment == "writing" else command
+        process = subprocess.Popen(killed, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            asked = [first_of(body) for body in list(server.bodies)]
+            if (moment == "asking" and len(asked) >= 7) or (moment == "repair" and (7, 1) in asked):
+                process.kill()
+            time.sleep(0.002)
+        process.communicate(timeout=10)
+        assert process.returncode == -9 and not out.exists()
+        with closing(sqlite3.connect(out.parent / ".g.partial" / ".resume" / "requests.sqlite")) as db:
+            held = db.execute("SELECT count(*) FROM requests").fetchone()[0]
+        sent = len(server.bodies)
+        assert 0 < held <= sent <= held + 4 and sent < 80, "only what was in flight is lost"
+        subprocess.run(command, check=True, stderr=subprocess.PIPE)
+        assert len(server.bodies) == sent + 80 - held
+        more = Counter(json.dumps(body["messages"]) for body in server.bodies)
+        assert sum(more.values()) - len(more) == sent - held
+        whole = build(spec(asking_json(tmp_path, server.url)), tmp_path / "whole" / "g")
+    artifact = Artifact.read(out)
+    check_stubborn(artifact)
+    assert artifact.digest == whole.digest
+    for name in ("dropped.parquet", "candidates.parquet"):
+        assert (artifact.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+# --- floors -----------------------------------------------------------------------------------------------------------
+
+
+def test_too_few_kept_answers_stop_the_step_and_nothing_is_lost(tmp_path: Path) -> None:
+    with serve(stubborn) as server:
+        strict = {**asking_json(tmp_path, server.url), "min_kept_share": 0.9}
+        says = r"answer keeps too little: got 32 of 40 answers \(dropped: unparsed 8\), because min_kept_share is 0.9"
+        with pytest.raises(DataError, match=says):
+            build(spec(strict), tmp_path / "s" / "g")
+        assert not (tmp_path / "s" / "g").exists() and len(server.bodies) == 80
+        check_stubborn(build(spec(asking_json(tmp_path, server.url)), tmp_path / "s" / "g"))
+        assert len(server.bodies) == 80
+
+
+def test_hopeless_answers_stop_the_step_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steps.lib.programs.EARLY", 10)
+    monkeypatch.setattr("steps.lib.exchange.ROOM", 8)
+    monkeypatch.setattr("steps.lib.exchange.CHUNK", 4)
+    many = [{**PROMPTS[0], "id": str(n), "prompt": f"question {n * 5 + (4 if n % 5 else 0)}"} for n in range(200)]
+    with serve(stubborn) as server, pytest.raises(DataError, match=r"got 2 of 10 answers \(dropped: unparsed 8\)"):
+        build(spec(asking_json(tmp_path, server.url, prompts=many)), tmp_path / "s" / "g")
+    assert len(server.bodies) < 150
+
+
+# --- answers of other runs --------------------------------------------------------------------------------------------
+
+
+def test_an_edit_to_a_prompt_file_asks_only_for_the_rows_it_changes(tmp_path: Path) -> None:
+    prompts = [*PROMPTS[:10], *({"id": f"z{n}", "lang": "zh", "prompt": f"问题 {n}", "intent": "x"} for n in range(10))]
+    path = tmp_path / "prompt.yaml"
+
+    def made(server: Server, text: str) -> tuple[Artifact, list[str]]:
+        path.write_text(text, encoding="utf-8")
+        one, before = spec(values(tmp_path, server.url, prompts=prompts, prompt_file=str(path))), len(server.bodies)
+        return build(one, tmp_path / "store" / one.key()), server.asked()[before:]
+
+    with serve(lambda number, body: Act(text=f"{number}")) as server:
+        first, asked = made(server, "system: {zh: 请回答, en: Answer}\n")
+        assert len(asked) == 20
+        second, asked = made(server, "system: {zh: 请简短回答, en: Answer}\n# a comment\n")
+        assert sorted(asked) == sorted(f"问题 {n}" for n in range(10))
+        assert [row.answer for row in rows(second)][:10] == [row.answer for row in rows(first)][:10]
+        metrics = second.manifest["metrics"]
+        assert (metrics["server/answered"], metrics["server/from_ledger"], metrics["server/requests"]) == (10, 10, 20)
+        assert len(plain_record(second)) == 20 and second.manifest["tokens"] == 200
+        third, asked = made(server, "system: {zh: 请回答, en: Answer}\nmax_context_tokens: 900\n")
+        assert asked == [] and third.digest == first.digest and third.key != first.key
+
+
+def test_a_run_that_was_stopped_under_another_key_pays_for_the_next(tmp_path: Path) -> None:
+    with serve(lambda number, body: Act(text="x") if number < 30 else Act(status=500)) as server:
+        one = spec(values(tmp_path, server.url))
+        with pytest.raises(TeacherError):
+            build(one, tmp_path / "store" / one.key())
+        server.decide, server.bodies[:] = echo, []
+        other = spec(values(tmp_path, server.url, drop_flags=[]))
+        assert len(rows(build(other, tmp_path / "store" / other.key()))) == 40
+        assert 10 <= len(server.bodies) < 20
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_ids_in_two_sources_are_told_apart(tmp_path: Path) -> None:
+    settings = values(tmp_path, prompts=[{"id": "a", "lang": "en", "prompt": "Where is my order?"}, {"prompt": ""}])
+    settings["prompts"].append({**settings["prompts"][0], "name": "more"})
+    artifact = build(spec(settings), tmp_path / "s" / "g")
+    assert [row.id for row in rows(artifact)] == ["train/a/0", "more/a/0"]
+    assert [row.source for row in read_parquet(artifact.path / "dropped.parquet", Dropped)] == ["train", "more"]
+
+
+def test_rows_come_in_groups_and_the_bytes_depend_on_the_rows_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr("steps.lib.rows.ROW_GROUP", 7)
+    made = [Dropped(id=str(n), step="generate", reason="x" * n, row="{}") for n in range(30)]
+    files = [tmp_path / name for name in ("one.parquet", "two.parquet")]
+    for path in files:
+        with ParquetRows(path, Dropped) as writer:
+            for row in made:
+                writer.add(row)
+        assert writer.count == 30
+    assert files[0].read_bytes() == files[1].read_bytes() and read_parquet(files[0], Dropped) == made
+    groups = pq.ParquetFile(files[0])
+    assert [groups.metadata.row_group(n).num_rows for n in range(groups.num_row_groups)] == [7, 7, 7, 7, 2]
+    for count in (0, 5):
+        with ParquetRows(files[0], Dropped) as writer:
+            for row in made[:count]:
+                writer.add(row)
+        write_parquet(files[1], made[:count], Dropped)
+        assert files[0].read_bytes() == files[1].read_bytes()
+    chats = [Chat(id="a", messages=[Message(role="user", content="你好")]), Chat(id="b", messages=[])]
+    write_parquet(files[0], chats, Chat)
+    assert read_parquet(files[0], Chat) == chats
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python holds at most. A source keeps its ids, to find one that stands twice: some 150 bytes a row."""
+    import tracemalloc
+
+    for name, value in {
+        "exchange.ROOM": 100,
+        "exchange.CHUNK": 50,
+        "rows.ROW_GROUP": 100,
+        "teacher.ScriptedClient.window": 50,
+    }.items():
+        monkeypatch.setattr(f"steps.lib.{name}", value)
+    peaks = []
+    for count in (100, 500, 2000):  # the first warms up
+        prompts = [
+            {"id": f"p{n}", "lang": "en", "prompt": f"I want a refund for order A{n + 10000}"} for n in range(count)
+        ]
+        one = spec(values(tmp_path, prompts=prompts, prompt_file="configs/prompts/aftersales.yaml"))
+        tracemalloc.start()
+        build(one, tmp_path / "s" / str(count))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[2] - peaks[1]) / 1500 < 300, peaks

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steps.lib.earlier import ledgers_beside
 from steps.lib.errors import ArtifactError, DataError, Resumable
-from steps.lib.ledger import Reply, RequestLedger, RowLedger, WorkLedger
+from steps.lib.ledger import Reply, RequestLedger, RowLedger, Spent, Used, WorkLedger
 from steps.lib.runtime import Stop, storage_error
 
 CONTENT = {
@@ -27,6 +28,14 @@ CONTENT = {
     "temperature": 0.7,
     "seed": 1,
 }
+
+
+OLDER = (
+    "CREATE TABLE requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, attempts INTEGER NOT NULL, "
+    "text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT "
+    "NULL, seconds REAL NOT NULL, source TEXT NOT NULL, seal TEXT NOT NULL)"
+)
+"""The table of version 0.1: without teacher, stage, prompt file, cost and thought."""
 
 
 def test_rows_balance_and_a_lost_row_is_named() -> None:
@@ -85,6 +94,90 @@ def test_rows_survive_kill_9(tmp_path: Path) -> None:
         assert len(ledger) == 50
 
 
+def test_money_that_failures_cost_goes_on_counting(tmp_path: Path) -> None:
+    with RequestLedger(tmp_path / "r.sqlite") as ledger:
+        ledger.fail("a", "empty", attempts=2, used=Reply("", tokens_in=10, tokens_out=1, cost=0.25), teacher="t")
+        ledger.put(
+            "a", Reply("ok", tokens_in=10, tokens_out=3, cost=0.5, seconds=2), teacher="t", stage="s", prompt_file="p"
+        )
+        ledger.fail("b", "http_500", used=Reply("", tokens_in=5, cost=1.0), teacher="t")
+        ledger.put("c", Reply("other", tokens_in=7, cost=4.0), teacher="u")
+        assert ledger.spent("t") == Spent(1.75, 29) and ledger.spent("nobody") == Spent()
+        assert ledger.used() == {"t": Used(20, 4, 2.0, 1.75), "u": Used(7, 0, 0.0, 4.0)}
+        assert ledger.get("a") == Reply("ok", tokens_in=20, tokens_out=4, cost=0.75, seconds=2)
+        row = ledger.execute("SELECT status, attempts, teacher, stage, prompt_file FROM requests WHERE key='a'")
+        assert row == [("ok", 3, "t", "s", "p")]
+
+
+def test_an_answer_that_was_cut_off_has_a_status_of_its_own(tmp_path: Path) -> None:
+    with RequestLedger(tmp_path / "r.sqlite") as ledger:
+        ledger.put("k", Reply("half a senten", "length", thought="so\ud83d"))
+        assert ledger.execute("SELECT status FROM requests") == [("truncated",)] and len(ledger) == 1
+        assert ledger.get("k") == Reply("half a senten", "length", thought="so\ufffd") and ledger.failures() == {}
+
+
+def test_many_keys_are_read_at_once(tmp_path: Path) -> None:
+    with filled(tmp_path / "r.sqlite", 1203, 1) as ledger:
+        ledger.fail("7", "timeout")
+        keys = [str(n) for n in range(-5, 1300)]
+        found = ledger.get_many(keys)
+    assert found == {str(n): Reply(f"{n} ") for n in range(1203) if n != 7}
+
+
+# --- answers of other runs -------------------------------------------------------------------------------------------
+
+
+def test_answers_of_other_runs_are_taken_over_and_paid_for_there(tmp_path: Path) -> None:
+    finished, stopped, own = (
+        tmp_path / "step" / name for name in ("aaa/record", ".bbb.partial/.resume", ".ccc.partial/.resume")
+    )
+    for folder in (finished, stopped, own):
+        folder.mkdir(parents=True)
+    with RequestLedger(tmp_path / "work.sqlite") as ledger:
+        ledger.put("a", Reply("from a", tokens_in=3, cost=0.5), teacher="t", source="row")
+        ledger.fail("f", "timeout")
+        ledger.save(finished / "requests.sqlite")
+    running = RequestLedger(stopped / "requests.sqlite")  # it is open, and its rows are in the log beside it
+    running.put("b", Reply("from b"), teacher="t")
+    before = (finished / "requests.sqlite").read_bytes()
+    others = ledgers_beside(own)
+    assert [path.parent.parent.name for path in others] == [".bbb.partial", "aaa"]
+    with RequestLedger(own / "requests.sqlite", earlier=others) as ledger:
+        assert ledger.get_many(["a", "b", "f", "x"]) == {"a": Reply("from a", tokens_in=3), "b": Reply("from b")}
+        assert ledger.get_many(["a"], earlier=False) == {"a": Reply("from a", tokens_in=3)}, "copied"
+        assert ledger.spent("t") == Spent() and ledger.failures() == {}
+        assert ledger.execute("SELECT attempts, source FROM requests WHERE key='a'") == [(0, "row")]
+    running.__exit__(None, None, None)
+    assert (finished / "requests.sqlite").read_bytes() == before and names(finished) == ["requests.sqlite"]
+    with RequestLedger(own / "requests.sqlite") as ledger:
+        assert ledger.get("b") == Reply("from b") and ledger.get("f") is None
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("harm", ["half", "text", "other table", "gone", "flipped"])
+def test_a_damaged_ledger_of_another_run_holds_nothing(tmp_path: Path, harm: str) -> None:
+    other = tmp_path / "other.sqlite"
+    filled(tmp_path / "work.sqlite", 50).save(other)
+    whole = other.read_bytes()
+    if harm == "other table":
+        other.unlink()
+        with closing(sqlite3.connect(other)) as db:
+            db.execute("CREATE TABLE requests (key TEXT PRIMARY KEY, text TEXT)")
+    elif harm == "gone":
+        other.unlink()
+    elif harm == "text":
+        other.write_text("not a database\n" * 1000)
+    else:
+        flipped = whole.replace(b"7 7 7 7", b"7 7 7 8")
+        other.write_bytes(whole[: len(whole) // 2] if harm == "half" else flipped)
+    with RequestLedger(tmp_path / "r.sqlite", earlier=[other]) as ledger:
+        found = ledger.get_many([str(n) for n in range(50)])
+        assert all(reply == Reply(f"{number} " * 1000) for number, reply in found.items())
+        assert len(found) == {"flipped": 49, "half": len(found)}.get(harm, 0) and len(found) < 50
+        ledger.put("7", Reply("again"))
+        assert ledger.get("7") == Reply("again")
+
+
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +216,7 @@ def test_the_record_is_one_plain_file_with_every_row(tmp_path: Path) -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    "harm", ["half", "a page", "100 bytes", "one byte", "header", "text", "other table", "old log"]
+    "harm", ["half", "a page", "100 bytes", "one byte", "header", "text", "other table", "older shape", "old log"]
 )
 def test_a_damaged_ledger_is_set_aside_with_a_warning(
     tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
@@ -139,6 +232,12 @@ def test_a_damaged_ledger_is_set_aside_with_a_warning(
         path.unlink()
         with closing(sqlite3.connect(path)) as db:
             db.execute("CREATE TABLE requests (key TEXT PRIMARY KEY, text TEXT)")
+    elif harm == "older shape":
+        path.unlink()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(OLDER)
+            db.execute("INSERT INTO requests VALUES ('7', 'ok', '', 1, 'text', 'stop', '', 0, 0, 0.0, '', 'seal')")
+            db.commit()
     else:
         lost = {"half": len(whole) // 2, "a page": 4096, "100 bytes": 100, "one byte": 1, "old log": 9000}[harm]
         path.write_bytes(whole[:-lost])
