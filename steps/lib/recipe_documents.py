@@ -39,6 +39,7 @@ from steps.lib.recipe_parts import (
 )
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.rules import parse_strict
+from steps.lib.shortening import answered
 from steps.lib.sources import Rejected, open_source
 
 LOOKED_AT = 200
@@ -117,7 +118,7 @@ class Documents(NewPrompts):
         yield from pieces.lost()
         asked = Passed(asker, "questions", counted(asker, "made questions", self._asked(asker, files, pieces)))
         yield from asked.lost()
-        said = asker.ask("answer", answering, asked.items(), samples=samples, drop_flags=drop_flags)
+        said = answered(asker, files, asked.items(), samples=samples, drop_flags=drop_flags)
         answers = counted(asker, "screened answers", map(_spoken, unfenced("screened answers", said)))
         if not self.check:
             yield from answers

@@ -29,6 +29,7 @@ from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
 from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced
 from steps.lib.rows import Prompt, Row
+from steps.lib.shortening import answered
 
 Method = Literal["constraints", "deepen", "concretise", "reasoning", "breadth"]
 ALL: tuple[Method, ...] = ("constraints", "deepen", "concretise", "reasoning", "breadth")
@@ -106,7 +107,7 @@ class Evolve(NewPrompts):
             )
         seeds: Iterable[Item] = given if self.answer_seeds else ()
         versions = chain(seeds, *(passed.items() for passed in children))
-        answers = asker.ask("answer", answering, versions, samples=samples, drop_flags={*drop_flags, "refusal"})
+        answers = answered(asker, files, versions, samples=samples, drop_flags={*drop_flags, "refusal"})
         yield from counted(asker, "screened answers", map(_worded, answers))
 
     def _asked(self, item: Item, number: int, seed: int) -> Item:

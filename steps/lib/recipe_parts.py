@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
-from steps.lib.config import Section
+from steps.lib.config import Neutral, Section
 from steps.lib.dedup import tokens
 from steps.lib.errors import ConfigError
 from steps.lib.fences import fence_in, fence_of
@@ -66,6 +66,9 @@ class RecipeBase(Section):
     needs: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Field of a prompt file ("" for the one that answers) -> variables that its template must use."""
 
+    summarise: Annotated[Path, Neutral] = Path("configs/prompts/summarise.yaml")
+    """What makes a text shorter that does not fit, where ``over_budget`` of the prompt file that answers is summarise."""
+
     @property
     def rows(self) -> type[Row]:
         """Rows that the sources are read as."""
@@ -110,6 +113,11 @@ class RecipeBase(Section):
             except ConfigError as error:
                 problems.append(str(error))
         for name, prompt_file in found.items():
+            if name and prompt_file.over_budget == "summarise":
+                problems.append(
+                    f"{self.files()[name]}: over_budget is wrong: got summarise, because only the texts of the prompt "
+                    f"file that answers are summarised, and recipe.{name} does not answer; set it to error or drop_examples"
+                )
             if lacks := sorted(set(self.needs.get(name, ())) - used(prompt_file)):
                 where = f"recipe.{name} ({self.files()[name]})" if name else "prompt_file"
                 problems.append(

@@ -24,6 +24,7 @@ from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
 from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced
 from steps.lib.rows import Prompt, Row, Text
+from steps.lib.shortening import answered
 
 
 class Personas(NewPrompts):
@@ -74,7 +75,7 @@ class Personas(NewPrompts):
         asked = asker.ask("ask", files["asks"], personas.items(), samples=self.per_persona, drop_flags=UNUSABLE)
         requests = Passed(asker, "requests", counted(asker, "requests", self._made(asked, "requests", self._request)))
         yield from requests.lost()
-        yield from asker.ask("answer", answering, requests.items(), samples=samples, drop_flags=drop_flags)
+        yield from answered(asker, files, requests.items(), samples=samples, drop_flags=drop_flags)
 
     def _shown(self, asker: Asker, rows: Iterable[Row]) -> Iterator[Item]:
         for row in rows:

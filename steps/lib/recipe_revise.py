@@ -25,6 +25,7 @@ from steps.lib.prompt_parts import ByLanguage
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, lang_of, unfenced
 from steps.lib.rows import Prompt, Row, Thumb
+from steps.lib.shortening import answered
 
 PRINCIPLES = [
     ByLanguage(
@@ -84,7 +85,7 @@ class Revise(RecipeBase):
         files = self.read(answering)
         flags = {*drop_flags, *UNUSABLE}
         first = (Item(row.id, row) for row in rows if isinstance(row, Prompt))
-        answers = asker.ask("answer", answering, first, drop_flags=flags)
+        answers = answered(asker, files, first, samples=1, drop_flags=flags)
         for number in range(1, self.rounds + 1):
             drafts = self._drafts(answers, answering, number, asker.seed)
             given = Passed(asker, f"drafts{number}", drafts)
@@ -145,10 +146,10 @@ class Correct(RecipeBase):
         self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        self.read(answering)
+        files = self.read(answering)
         cases = Passed(asker, "cases", counted(asker, "cases", self._cases(rows)))
         yield from cases.lost()
-        answers = asker.ask("answer", answering, cases.items(), samples=samples, drop_flags=drop_flags)
+        answers = answered(asker, files, cases.items(), samples=samples, drop_flags=drop_flags)
         yield from counted(asker, "screened answers", map(_changed, unfenced("screened answers", answers)))
 
     def _cases(self, rows: Iterable[Row]) -> Iterator[Item | Lost]:

@@ -36,6 +36,7 @@ from steps.lib.recipe_parts import (
 )
 from steps.lib.rows import Prompt, Row
 from steps.lib.rules import Language
+from steps.lib.shortening import answered
 
 
 class SelfInstruct(NewPrompts):
@@ -94,7 +95,7 @@ class SelfInstruct(NewPrompts):
             rounds.append(passed)
         first = (Item(row.id, row) for row in seeds) if self.answer_seeds else iter(())
         items = chain(first, *(passed.items() for passed in rounds))
-        yield from asker.ask("answer", answering, items, samples=samples, drop_flags=drop_flags)
+        yield from answered(asker, files, items, samples=samples, drop_flags=drop_flags)
 
     def _shown(
         self,

@@ -25,10 +25,10 @@ from steps.lib.chunks import chunks
 from steps.lib.errors import ConfigError, Resumable
 from steps.lib.http_teacher import HttpTeacher
 from steps.lib.near import NearIndex, rouge_l
-from steps.lib.programs import Answer, Asker, Item, Lost
-from steps.lib.prompts import OverBudget, PromptFile
+from steps.lib.programs import Answer, Asker, Lost
+from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import RecipeBase, copied_words, listed
-from steps.lib.recipes import Recipe, digests, shorten
+from steps.lib.recipes import Recipe, digests
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
 from steps.lib.runtime import Stop
 from steps.lib.sources import Source
@@ -624,27 +624,56 @@ def test_shapes_of_the_configuration() -> None:
         assert set(digests(recipe(kind))) == {f"recipe {name}" for name in recipe(kind).files()}
 
 
-@pytest.mark.parametrize("field", ["document", "prompt"])
-def test_shorten_puts_a_summary_where_a_text_did_not_fit(field: str, tmp_path: Path) -> None:
-    summary = PromptFile.read(ROOT / "configs/prompts/summarise.yaml")
-    items = [Item(row.id, row, seen={"document": "x"}) for row in PROMPTS]
-    over = [OverBudget("too long", 900, 100, field, row.prompt * 20, 60) for row in PROMPTS]
+@pytest.mark.parametrize("kind", ["answer", "documents"])
+def test_what_does_not_fit_is_summarised_first_and_never_cut(kind: str, tmp_path: Path) -> None:
+    """The estimate counts a token a byte, so what fits is known to the byte. One summary is too long again: that row is lost."""
+    text = (ROOT / f"configs/prompts/{CASES[kind][2]}.yaml").read_text()
+    file = tmp_path / "short.yaml"
+    file.write_text(f"{text}max_context_tokens: 1500\nover_budget: summarise\n")
+    rows: list[Row] = [
+        row.model_copy(update={"prompt": row.prompt * 60}) if row.id in ("p1", "p4", "p5") else row for row in PROMPTS
+    ]
+    more: dict[str, Any] = {"rows": rows} if kind == "answer" else {"chunk_tokens": 1800, "overlap_tokens": 0}
 
-    def said(turn: str) -> str:
-        return "水" * 40 if "茶" in turn else "brief"
+    def said(turn: str) -> str | None:
+        if "Shorten the text" not in turn and "缩写上面" not in turn:
+            return None
+        return "水" * 900 if "早上" in turn or "磨坊" in turn else "brief words"
 
-    with serve(saying(said)) as server, Asker([teacher(server.url)], seed=0, folder=tmp_path, log=LOG) as asker:
-        found = list(shorten(asker, summary, zip(items, over, strict=True)))
-    for item, was, now in zip(items, over, found, strict=True):
-        if item.id == "p5":
-            assert (
-                isinstance(now, Lost)
-                and now.reason == "over_budget"
-                and now.detail.startswith("120 tokens, at most 60")
-            )
-        else:
-            assert isinstance(now, Item) and now.seen[field] == "brief" and now.row == item.row
-            assert now.trail[-1]["text"] == was.text and now.trail[-1]["variable"] == field
+    with serve(saying(said)) as server:
+        done = go(kind, server.url, tmp_path / "a", prompt_file=file, **more)
+        asked = len(server.bodies)
+        answering = [body["messages"][-1]["content"] for body in server.bodies]
+        again = go(kind, server.url, tmp_path / "a", prompt_file=file, **more)
+    assert again.plain() == done.plain() and len(server.bodies) == asked
+    short = [one for one in done.answers if any(entry["stage"] == "shorten" for entry in one.item.trail)]
+    assert short and any("brief words" in turn for turn in answering)
+    for one in short:
+        entry = next(entry for entry in one.item.trail if entry["stage"] == "shorten")
+        assert entry["text"] and entry["text"] not in one.rendered.messages[-1]["content"]
+        assert "brief words" in one.rendered.messages[-1]["content"]
+    assert done.reasons("summaries") == {"over_budget": done.rows["dropped"]["summaries"]["over_budget"]}
+    if kind == "answer":
+        assert {one.item.id for one in short} == {"p1", "p4"} and {one.item.row.prompt for one in short} <= {
+            row.prompt for row in rows
+        }
+        assert [one.item.id for one in done.lost] == ["p5"] and {one.item.id for one in done.answers} == {
+            "p0",
+            "p1",
+            "p2",
+            "p3",
+            "p4",
+        }
+
+
+def test_only_what_answers_may_ask_for_summaries(tmp_path: Path) -> None:
+    file = tmp_path / "depth.yaml"
+    file.write_text(
+        (ROOT / "configs/prompts/evolve-depth.yaml").read_text() + "max_context_tokens: 900\nover_budget: summarise\n"
+    )
+    with serve(faithful) as server, pytest.raises(ConfigError, match="over_budget is wrong: got summarise"):
+        go("evolve", server.url, tmp_path, depth=str(file))
+    assert not server.bodies
 
 
 def longest_common(one: list[str], other: list[str]) -> int:
