@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steps.generate import GenerateConfig
     from steps.lib.prompts import PromptFile
     from steps.lib.rendering import Rendered
-    from steps.lib.rows import Prompt
+    from steps.lib.rows import Prompt, Row
     from steps.lib.teacher import Teacher
     from steps.lib.tokens import Counter
 
@@ -166,11 +166,10 @@ def _teacher(config: GenerateConfig, name: str | None) -> Teacher:
 def _row(config: GenerateConfig, number: int) -> Prompt:
     """A row by its number over all sources; a row that cannot be read says why."""
     from steps.lib.errors import ConfigError, DataError
-    from steps.lib.rows import Prompt
     from steps.lib.sources import Rejected, open_sources
 
     passed = 0
-    for opened in open_sources([(source, Prompt) for source in config.prompts]):
+    for opened in open_sources([(source, config.recipe.rows) for source in config.prompts]):
         for row in opened:
             if isinstance(row, Rejected) and row.reason == "limit":
                 continue
@@ -182,11 +181,22 @@ def _row(config: GenerateConfig, number: int) -> Prompt:
                     f"row {number} cannot be shown: got {row.row[:80]} ({row.file}:{row.line}), because {row.reason}: "
                     f"{row.detail}; generate drops it, too; correct the row, or show another"
                 )
-            return row  # type: ignore[no-any-return]
+            return _prompt(row)
     raise ConfigError(
         f"row {number} is not there: got {passed} rows in {', '.join(source.where for source in config.prompts)}, because rows "
         f"are counted from 1; give --row 1 to {passed}"
     )
+
+
+def _prompt(row: Row) -> Prompt:
+    """A row as templates see it: the text of a document, or what a thumb was given for, is its ``prompt``."""
+    from steps.lib.rows import Prompt, Text, Thumb
+
+    if isinstance(row, Prompt):
+        return row
+    assert isinstance(row, (Text, Thumb))
+    text = row.text if isinstance(row, Text) else row.prompt[-1].content
+    return Prompt(id=row.id, lang=row.lang, source=row.source, prompt=text)
 
 
 def _page(path: Path, file: PromptFile, prompt: Prompt, rendered: Rendered, count: Counter) -> dict[str, Any]:

@@ -387,7 +387,12 @@ class _Stage:
         if reply is None:
             wanted.parsed = None
             return None
-        parsed = wanted.parsed = self._file.parse(reply.text)
+        parsed = self._file.parse(reply.text)
+        if (
+            reply.thought and self._file.chain_of_thought.mode == "apart"
+        ):  # what came beside the answer was thought first
+            parsed = replace(parsed, thought="\n".join(part for part in (reply.thought, parsed.thought) if part))
+        wanted.parsed = parsed
         if parsed.problem is None or reply.finish_reason == "length" or wanted.round >= self._file.repairs:
             return None
         wanted.round += 1

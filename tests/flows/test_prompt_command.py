@@ -169,3 +169,11 @@ def test_list_names_what_cannot_be_read(
     assert entries["half.yaml"]["languages"] == ["en"] and entries["aftersales.yaml"]["languages"] == ["zh", "en"]
     assert "problem" in entries["broken.yaml"] and entries["judge.yaml"]["digest"]
     refused(ConfigError, "plain", says="not clear: got .*plain.md and .*plain.yaml")
+
+
+def test_a_document_of_the_recipe_is_the_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text(json.dumps({"text": "The mill turns seven times."}) + "\n", encoding="utf-8")
+    words = [f"generate.prompts=[{{name: own, path: {path}}}]", "generate.recipe={kind: documents}"]
+    shown = page(capsys, "plain", *words)
+    assert shown["messages"][-1]["content"] == "The mill turns seven times."

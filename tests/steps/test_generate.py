@@ -208,12 +208,12 @@ def test_flags_are_noted_or_drop(tmp_path: Path) -> None:
 
 def test_thought_is_stored_apart(tmp_path: Path) -> None:
     answer = json.dumps({"intent": "usage", "order_number": None, "reply": "Press it."})
-    with serve(lambda number, body: Act(text=f"Easy.\n### Answer\n{answer}")) as server:
+    with serve(lambda number, body: Act(text=f"Easy.\n### Answer\n{answer}", thought="Hm.")) as server:
         artifact = build(
             spec(values(tmp_path, server.url, prompt_file="configs/prompts/aftersales-cot.yaml")), tmp_path / "s" / "g"
         )
         assert "response_format" not in server.bodies[0]
-    assert {(row.thought, row.answer) for row in rows(artifact)} == {("Easy.", answer)}
+    assert {(row.thought, row.answer) for row in rows(artifact)} == {("Hm.\nEasy.", answer)}
 
 
 def test_scripted_teacher_offline_with_real_prompts(tmp_path: Path) -> None:
