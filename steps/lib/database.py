@@ -9,7 +9,8 @@ import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,6 +59,18 @@ class Database:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self._explained(error) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction for all that is written in the block: all of it, or where an error ends it, nothing."""
+        self.execute("BEGIN")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self.execute("ROLLBACK")
+            raise
 
     def sound(self, key: str, seal: str, values: Sequence[Any], path: Path | None = None) -> bool:
         """Whether a row (of this file, or of another one) is as it was written."""

@@ -110,6 +110,8 @@ class Exchange:
         self._desks = {name: _Desk(name, client, tallies.setdefault(name, Tally())) for name, client in clients.items()}
         self._room = ROOM + 4 * sum(client.concurrency for client in clients.values() if isinstance(client, Single))
         self._crash: BaseException | None = None
+        self._arrived: list[tuple[_Desk, Request, Outcome]] = []
+        self._committed: asyncio.Future[None] | None = None
         self._waiters: set[asyncio.Future[None]] = set()
 
     def __enter__(self) -> Self:
@@ -272,7 +274,36 @@ class Exchange:
             )
         else:
             self._ledger.put(request.key, outcome.reply, attempts=outcome.attempts, **_about(desk, request))
-        desk.tally.count(outcome)
+
+    async def _recorded(self, desk: _Desk, request: Request, outcome: Outcome) -> None:
+        """Wait until an outcome is committed: together with those that arrived in the same turn of the loop, at its end."""
+        self._arrived.append((desk, request, outcome))
+        if self._committed is None:
+            self._committed = self._loop.create_future()
+            self._loop.call_soon(self._commit)
+        await asyncio.shield(self._committed)
+
+    def _commit(self) -> None:
+        arrived, committed = self._arrived, self._committed
+        self._arrived, self._committed = [], None
+        assert committed is not None
+        try:
+            try:
+                with self._ledger.together():
+                    for one in arrived:
+                        self._record(*one)
+            except OSError:  # a full disk may have room for some
+                for one in arrived:
+                    self._record(*one)
+        except Exception as error:
+            self._crash = self._crash or error
+            committed.set_exception(error)
+            committed.exception()  # seen: those who wait may be gone
+            self._wake()
+        else:
+            for desk, _, outcome in arrived:
+                desk.tally.count(outcome)
+            committed.set_result(None)
 
     # --- clients over a network ---------------------------------------------------------------------------------------
 
@@ -314,7 +345,7 @@ class Exchange:
                     return
                 if outcome is None:
                     return
-                self._record(desk, request, outcome)
+                await self._recorded(desk, request, outcome)
                 todo += self._answered(desk, request, outcome)
             if self._stopped.is_set() or desk.error:
                 return
@@ -363,6 +394,7 @@ class Exchange:
 
         def report(request: Request, outcome: Outcome) -> None:
             self._record(desk, request, outcome)
+            desk.tally.count(outcome)
             outcomes[request.key] = outcome
 
         try:

@@ -224,12 +224,9 @@ class RequestLedger(Database):
                 found |= self._read(other, missing, path)
         if not found:
             return {}
-        self.execute("BEGIN")
-        try:
+        with self.together():
             for key, (reply, about) in found.items():
                 self._write(key, "", 0, dataclasses.replace(reply, cost=0.0), about)
-        finally:
-            self.execute("COMMIT")
         return self._read(self._db, list(found))
 
     def _write(self, key: str, reason: str, attempts: int, reply: Reply, about: Mapping[str, str]) -> None:
