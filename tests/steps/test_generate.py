@@ -470,7 +470,9 @@ def test_an_edit_to_a_prompt_file_asks_only_for_the_rows_it_changes(tmp_path: Pa
         assert (metrics["server/answered"], metrics["server/from_ledger"], metrics["server/requests"]) == (10, 10, 20)
         assert len(plain_record(second)) == 20 and second.manifest["tokens"] == 200
         third, asked = made(server, "system: {zh: 请回答, en: Answer}\nmax_context_tokens: 900\n")
-        assert asked == [] and third.digest == first.digest and third.key != first.key
+        assert asked == [] and third.key != first.key
+        assert [row.answer for row in rows(third)] == [row.answer for row in rows(first)]
+        assert rows(third)[0].provenance != rows(first)[0].provenance, "the file's digest"
 
 
 def test_a_run_that_was_stopped_under_another_key_pays_for_the_next(tmp_path: Path) -> None:
