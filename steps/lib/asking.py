@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 from steps.lib.errors import TeacherError
 from steps.lib.ledger import Reply, RequestLedger
@@ -38,6 +38,10 @@ class Request:
     """Id of the row it is asked for."""
     schema: dict[str, Any] | None = None
     """JSON Schema for the answer, for teachers that can be held to one."""
+    stage: str = ""
+    """Stage of a recipe that asks."""
+    prompt_file: str = ""
+    """Digest of the prompt file it was rendered from."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,17 @@ class Outcome:
     reply: Reply | None
     reason: str = ""
     attempts: int = 1
+    cost: float = 0.0
+    """US dollars that a request without a reply was billed; a reply has its own."""
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 OnOutcome = Callable[[Request, Outcome], None]
 
 
 class Client(Protocol):
-    """One way to reach one model."""
+    """One way to reach one model. Each is a ``Single`` or a ``Batching``."""
 
     name: str
     alone: bool
@@ -67,13 +75,48 @@ class Client(Protocol):
         """Whether the schema of a request reaches the model (and so belongs into the key)."""
         ...
 
+
+@runtime_checkable
+class Single(Client, Protocol):
+    """A model over a network: asked one request at a time, many at once."""
+
+    concurrency: int
+    """Requests in flight at a time."""
+    grace_seconds: float
+    """Seconds that requests in flight get to finish after a stop."""
+
+    async def __aenter__(self) -> Self:
+        """Open the transport, in the loop that asks."""
+        ...
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the transport."""
+        ...
+
+    async def ask(self, request: Request, stop: asyncio.Event) -> Outcome | None:
+        """All attempts of one request; None when it was stopped before an answer.
+
+        Raises:
+            TeacherError: the teacher cannot go on at all.
+            BudgetSpent: the next request may pass its budget.
+        """
+        ...
+
+
+@runtime_checkable
+class Batching(Client, Protocol):
+    """A model in this process, or a file of requests: asked a window at a time."""
+
+    window: int
+    """Consecutive requests of this client that are handed over together."""
+
     async def answer(
         self, requests: Sequence[Request], missing: frozenset[str], report: OnOutcome, stop: asyncio.Event
     ) -> None:
         """Answer the requests whose key is in ``missing``, in any order, and ``report`` each at once.
 
         Args:
-            requests: all of this client's requests, so that batches do not depend on where a run was killed.
+            requests: all requests of the window, so that batches do not depend on where a run was killed.
             missing: keys still to be asked for.
             report: records an outcome.
             stop: when set, nothing new is sent.

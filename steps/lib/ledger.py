@@ -82,6 +82,16 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    cost: float = 0.0
+    """US dollars, by the teacher's price table."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a teacher has used already, by the ledger."""
+
+    usd: float = 0.0
+    tokens: int = 0
 
 
 class RequestLedger(Database):
