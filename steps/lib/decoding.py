@@ -116,8 +116,10 @@ class _Pass:
     """What attention has to know of one pass over the layers."""
 
     keys: list[Any]
-    """Of each layer: (S, K, W, D)."""
+    """Of each layer: (S, K, W, D), or None before its first pass."""
     values: list[Any]
+    room: tuple[int, int]
+    """Slots, and tokens of each."""
     prefix: list[tuple[Any, Any]] | None
     """Keys and values of each layer, (K, P, D); None while the prefix itself is computed, or where there is none."""
     running: int
@@ -144,6 +146,10 @@ def _attend(
         raise ValueError(f"{odd[0]} in its attention")
     layer, scale = module.layer_idx, scaling if scaling is not None else query.shape[-1] ** -0.5
     now.visited += 1
+    if now.keys[layer] is None:  # zeros: what is hidden has no weight, but NaN would show
+        slots, width = now.room
+        now.keys[layer] = key.new_zeros(slots, key.shape[1], width, key.shape[-1])
+        now.values[layer] = value.new_zeros(slots, value.shape[1], width, value.shape[-1])
     keys, values, prefix = now.keys[layer], now.values[layer], now.prefix[layer] if now.prefix else None
     heads, groups = key.shape[1], query.shape[1] // key.shape[1]
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])  # (N, A, D)
@@ -239,6 +245,7 @@ class Decoder:
         self._layers = model.config.get_text_config(decoder=True).num_hidden_layers
         self._keys: list[Any] = []
         self._values: list[Any] = []
+        self._width = 0
         self._prefixes: dict[tuple[int, ...], list[tuple[Any, Any]]] = {}
 
     def answers(self, rows: Sequence[Row], *, prefix: int | None = None) -> Iterator[list[Said]]:
@@ -309,7 +316,7 @@ class Decoder:
         width = max(lengths, default=0) + 1
         have = torch.tensor(lengths, dtype=torch.long, device=device)
         hidden = (torch.arange(width, device=device)[None] > have[:, None])[:, None, None]
-        now = _Pass(self._keys, self._values, prefix, len(last), have, width, hidden, begins)
+        now = _Pass(self._keys, self._values, (self._slots, self._width), prefix, len(last), have, width, hidden, begins)
         keep = [*range(len(last)), *(stop - 1 for _, _, stop in begins)]
         with torch.inference_mode():
             logits = self._model(
@@ -337,18 +344,10 @@ class Decoder:
         return self._prefixes[ids]
 
     def _make_room(self, width: int) -> None:
-        """Slots of at least so many tokens."""
-        import torch
-
-        if self._keys and self._keys[0].shape[2] >= width:
-            return
-        config = self._model.config.get_text_config(decoder=True)
-        channels = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (self._slots, getattr(config, "num_key_value_heads", None) or config.num_attention_heads, width, channels)
-        self._keys, self._values = [], []
-        with torch.inference_mode():
-            made = [torch.zeros(shape, dtype=self._model.dtype, device=self._model.device) for _ in range(2 * self._layers)]
-        self._keys, self._values = made[: self._layers], made[self._layers :]
+        """Slots of at least so many tokens; a layer makes its own when it first attends."""
+        if width > self._width:
+            self._width = width
+            self._keys, self._values = [None] * self._layers, [None] * self._layers
 
     def _leave(self, slot: int, running: list[Said], lengths: list[int]) -> None:
         """A row leaves its slot, and the last one moves there."""

@@ -1,7 +1,7 @@
 """Teachers: the configuration union, one client for each kind, and which teacher gives which sample.
 
-Three kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process) and
-``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report takes it for a model).
+Four kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process), ``vllm``
+(vLLM's offline engine) and ``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report takes it for a model).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from steps.lib.errors import TeacherError
 from steps.lib.http_teacher import HttpClient, HttpTeacher
 from steps.lib.ledger import Reply
 from steps.lib.local_teacher import LocalClient, LocalTeacher
+from steps.lib.vllm_teacher import VllmClient, VllmTeacher
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""
@@ -38,7 +39,7 @@ class ScriptedTeacherConfig(Section):
     """File of rules (steps/lib/scripted.py); its content is in the key."""
 
 
-Teacher = Annotated[HttpTeacher | LocalTeacher | ScriptedTeacherConfig, Field(discriminator="kind")]
+Teacher = Annotated[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig, Field(discriminator="kind")]
 """A teacher's configuration, chosen by ``kind``."""
 
 
@@ -80,20 +81,22 @@ class ScriptedClient:
                 report(request, Outcome(Reply(text, model=self.name)))
 
 
-def open_client(config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig, seed: int) -> Client:
+def open_client(config: HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig, seed: int) -> Client:
     """The client of a teacher. Nothing is loaded or sent yet.
 
     Raises:
-        TeacherError: the environment variable of an HTTP teacher's key is not set.
+        TeacherError: the environment variable of an HTTP teacher's key is not set; vllm is not installed.
     """
     if isinstance(config, HttpTeacher):
         return HttpClient(config)
     if isinstance(config, LocalTeacher):
         return LocalClient(config)
+    if isinstance(config, VllmTeacher):
+        return VllmClient(config)
     return ScriptedClient(config, seed)
 
 
-def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
+def identities(teachers: Sequence[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
     """External identities for a step's key: what a path or hub id points to.
 
     An HTTP teacher has none: its endpoint class and model name stand in the configuration.
@@ -102,7 +105,7 @@ def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherCo
     for teacher in teachers:
         if isinstance(teacher, ScriptedTeacherConfig):
             found[f"teacher {teacher.name}"] = digest_file(teacher.path)
-        elif isinstance(teacher, LocalTeacher):
+        elif isinstance(teacher, LocalTeacher | VllmTeacher):
             from steps.lib.models import hub_identity
 
             found[f"teacher {teacher.name}"] = hub_identity(teacher.model, teacher.revision)
