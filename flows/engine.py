@@ -1,4 +1,5 @@
-"""The engine: gives each step's artifact, from the store or by running the step in a process of its own. No prefect here.
+"""The engine: gives each step's artifact, from the store or by running the step in a process of its own. No prefect here, but
+for a secret that a configuration keeps in one of its blocks.
 
 ``flows.tasks`` puts each step into a Prefect task; ``prefline step`` uses the engine as it is.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+from flows.blocks import secrets
 from flows.line import STEPS, AlignConfig, line
 from steps.lib import runs, runtime
 from steps.lib.artifact import Artifact
@@ -228,6 +230,7 @@ def launch(
         Whether the step was built; False when another process had built it while this one waited for the lock.
 
     Raises:
+        ConfigError: a Prefect Secret block that the configuration names cannot be read.
         PreflineError: the kind its exit code says, with what it wrote last.
     """
     with tempfile.TemporaryDirectory(prefix="prefline-") as folder:
@@ -239,7 +242,7 @@ def launch(
         argv += ["--run-info", json.dumps(dict(info)), *(["--force"] if force else [])]
         for name, artifact in spec.inputs.items():
             argv += [f"--{name}", str(artifact.path)]
-        own = {ERROR_FILE: str(errors), OUTCOME_FILE: str(outcome), runtime.ENGINE: "1"}
+        own = {ERROR_FILE: str(errors), OUTCOME_FILE: str(outcome), runtime.ENGINE: "1", **secrets(spec.config)}
         code = _wait(argv, {**runtime.environment(), **own}, say)
         if code:
             raise _error(code, errors, spec.name)

@@ -1,10 +1,14 @@
 """Teachers answer prompts.
 
-Every prompt is answered ``samples`` times; shares say which teacher gives which sample. Each answer is written to a
+Every prompt is answered ``samples`` times; shares say which teacher gives which sample. Each answer is committed to a
 request ledger the moment it arrives, before it is read: a killed run asks only for what it had not received, and for
-failures again.
+failures again. Prompts are read as they are asked, and rows written as they are made: memory does not grow with them.
 
-Reads:  prompt sources (any layout that gives Prompt rows), a prompt file, and what the teachers are made of.
+Answers of other runs in the same store are taken over where the request is the same to the letter (teachers in this
+process excepted): an edit to a prompt file asks only for the rows whose messages it changed.
+
+Reads:  prompt sources (any layout that gives Prompt rows), a prompt file, what the teachers are made of, and the request
+        ledgers of other runs in the same store.
 Writes: candidates.parquet (Candidate, in the order of the prompts), dropped.parquet (Dropped: answers that did not come
         or that a flag in ``drop_flags`` keeps back, prompts that could not be read), record/requests.sqlite (every
         request, as it came).
@@ -17,30 +21,29 @@ Run:  python -m steps.generate --config generate.yaml --out DIR
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steps.lib.asking import Request, Tally, ask, make_request
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
-from steps.lib.errors import DataError, TeacherError
-from steps.lib.ledger import Reply, RequestLedger, RowLedger
-from steps.lib.prompts import OverBudget, PromptFile
-from steps.lib.rows import Candidate, Dropped, Prompt, write_parquet
+from steps.lib.errors import DataError
+from steps.lib.ledger import RowLedger, ledgers_beside
+from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.prompts import PromptFile
+from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
 from steps.lib.runtime import stop_signals
-from steps.lib.sources import Opened, Rejected, Source, digest, open_sources
+from steps.lib.sources import Rejected, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
-from steps.lib.teacher import ScriptedTeacherConfig, Teacher, assign, identities, open_client
+from steps.lib.teacher import ScriptedTeacherConfig, Teacher, identities
 
-VERSION = "1"
+VERSION = "2"
 RECORDS = ("dropped.parquet",)
 
-Flag = Literal["truncated", "empty", "unparsed", "schema", "refusal", "think_tag"]
+Flag = Literal["truncated", "empty", "unparsed", "schema", "repaired", "refusal", "think_tag"]
 
 
 class GenerateConfig(Section):
@@ -49,7 +52,7 @@ class GenerateConfig(Section):
     prompts: list[Source] = Field(
         default=[Source(name="train", path=Path("data/seed/task/prompts_train.jsonl"))], min_length=1
     )
-    """Sources of prompts."""
+    """Sources of prompts. With more than one, a source's name goes in front of its rows' ids."""
     prompt_file: Annotated[Path, Neutral] = Path("configs/prompts/aftersales.yaml")
     """What teachers are told (steps/lib/prompts.py); its content is in the key."""
     teachers: list[Teacher] = Field(
@@ -66,6 +69,10 @@ class GenerateConfig(Section):
     max_failed_share: float = Field(default=0.02, ge=0, le=1)
     """Share (0 to 1) of the answers that may fail to come; above it the step fails, and running again asks for
     those only."""
+    min_kept_share: float = Field(default=0.5, ge=0, le=1)
+    """Share (0 to 1) of the answers that flags must leave; below it the step fails with the flags counted (and stops early
+    where less than half of it is left after 500). Half: a teacher that wastes more than every second answer wants another
+    prompt file, not more requests; small models that are made to write JSON keep more than that once they are told how."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> GenerateConfig:
@@ -73,18 +80,6 @@ class GenerateConfig(Section):
             if twice := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise ValueError(f"{what} has the name {twice[0]!r} twice; give each its own name")
         return self
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """One answer that is wanted: sample ``sample`` of a prompt, from one teacher."""
-
-    prompt: Prompt
-    sample: int
-    teacher: str
-    request: Request
-    fewer: int
-    """Examples that were left out, over the context budget or equal to the prompt."""
 
 
 def externals(config: GenerateConfig) -> dict[str, str]:
@@ -97,205 +92,194 @@ def externals(config: GenerateConfig) -> dict[str, str]:
 
 
 def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
-    """Ask the teachers for what is missing, then read all answers in the order of the prompts."""
+    """Ask the teachers for what is missing, and write what they say in the order of the prompts."""
     prompt_file = PromptFile.read(config.prompt_file)
     metrics = Metrics()
-    prompts, dropped = _read(config, context, metrics.rows)
-    clients = {teacher.name: open_client(teacher, context.seed) for teacher in config.teachers}
-    slots: list[_Slot] = []
-    for row in context.progress(prompts, "rendering", len(prompts)):
-        try:
-            rendered = prompt_file.render(row, context.seed)
-        except OverBudget as error:
-            if prompt_file.over_budget == "error":
-                raise
-            dropped += [_dropped(row, sample, "over_budget", str(error)) for sample in range(config.samples)]
-            continue
-        chosen = assign([teacher.share for teacher in config.teachers], config.samples, row.prompt, context.seed)
-        for sample, index in enumerate(chosen):
-            name = config.teachers[index].name
-            request = make_request(
-                clients[name],
-                rendered.messages,
-                prompt=row.prompt,
-                seed=context.seed,
-                sample=sample,
-                source=row.id,
-                schema=_sent_schema(prompt_file),
-            )
-            slots.append(_Slot(row, sample, name, request, rendered.fewer))
-    context.log.info(
-        "%d prompts x %d samples from %s",
-        len(prompts),
-        config.samples,
-        ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
-    )
-    work = {
-        name: (client, [slot.request for slot in slots if slot.teacher == name]) for name, client in clients.items()
-    }
-    tallies: dict[str, Tally] = {}
-    with stop_signals() as stop, RequestLedger(context.resume / "requests.sqlite", context.log) as ledger:
-        held = sum(ledger.get(slot.request.key) is not None for slot in slots)
-        for _ in context.progress(ask(work, ledger, stop, context.log, tallies), "asking", len(slots) - held):
-            pass
-        replies = {slot.request.key: ledger.get(slot.request.key) for slot in slots}
-        failures = ledger.failures()
-        (out / "record").mkdir(exist_ok=True)
-        ledger.save(out / "record" / "requests.sqlite")
-    stop.check()
-    _check_failures(config, slots, replies, failures)
-    candidates: list[Candidate] = []
-    for slot in slots:
-        result = _read_reply(config, prompt_file, slot, replies[slot.request.key], failures)
-        if isinstance(result, Candidate):
-            candidates.append(result)
-        else:
-            dropped.append(result)
-    _count(metrics, len(prompts) * config.samples, candidates, dropped)
-    if not candidates:
-        reasons = ", ".join(
-            f"{reason} {count}" for reason, count in Counter(row.reason for row in dropped).most_common()
+    reading = _Reading(config, context, metrics.rows)
+    counts = _Counts()
+    with (
+        stop_signals() as stop,
+        Asker(
+            config.teachers,
+            seed=context.seed,
+            folder=context.resume,
+            log=context.log,
+            stop=stop,
+            rows=metrics.rows,
+            max_failed_share=config.max_failed_share,
+            min_kept_share=config.min_kept_share,
+            earlier=ledgers_beside(context.resume),
+        ) as asker,
+    ):
+        _check_budget(prompt_file, reading, asker)
+        context.log.info(
+            "%d samples a prompt from %s",
+            config.samples,
+            ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
+        results = answers(asker, reading, prompt_file, config.samples, config.drop_flags)
+        with (
+            ParquetRows(out / "candidates.parquet", Candidate) as candidates,
+            ParquetRows(out / "dropped.parquet", Dropped) as dropped,
+        ):
+            for one in context.progress(results, "answers"):
+                counts.add(one)
+                if isinstance(one, Answer):
+                    candidates.add(candidate(one))
+                else:
+                    dropped.add(_dropped(one))
+            for row in reading.rejected():
+                dropped.add(row)
+        metrics.values |= asker.measures()
+        metrics.cost = sum(used.cost for used in asker.ledger.used().values())
+        (out / "record").mkdir(exist_ok=True)
+        asker.ledger.save(out / "record" / "requests.sqlite")
+    stop.check()
+    counts.measure(metrics, [teacher.name for teacher in config.teachers])
+    if not candidates.count:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.lost.most_common())
         raise DataError(
-            f"generate has no candidate: got {len(prompts)} prompts x {config.samples} samples, all dropped "
+            f"generate has no candidate: got {reading.count} prompts x {config.samples} samples, all dropped "
             f"({reasons}); "
             "look at the answers in requests.sqlite of the partial folder, then mend the prompt file or drop_flags"
         )
-    write_parquet(out / "candidates.parquet", candidates, Candidate)
-    write_parquet(out / "dropped.parquet", dropped, Dropped)
-    fewer = len({slot.prompt.id for slot in slots if slot.fewer})
-    _measure(metrics, tallies, slots, replies, candidates, fewer)
-    if fewer:
-        context.log.info("%d prompts were shown fewer examples than shots says", fewer)
     context.log.info(
-        "%d candidates, %d dropped; asked %d, from the ledger %d",
-        len(candidates),
-        len(dropped),
-        sum(t.answered for t in tallies.values()),
-        sum(t.from_ledger for t in tallies.values()),
+        "%d candidates, %d dropped; asked %d, from ledgers %d",
+        candidates.count,
+        dropped.count,
+        sum(tally.answered for tally in asker.tallies.values()),
+        sum(tally.from_ledger for tally in asker.tallies.values()),
     )
     return metrics
 
 
-def _read(config: GenerateConfig, context: Context, rows: RowLedger) -> tuple[list[Prompt], list[Dropped]]:
-    prompts: list[Prompt] = []
-    dropped: list[Dropped] = []
-    for opened in open_sources([(source, Prompt) for source in config.prompts]):
-        opened_prompts: Opened[Prompt] = opened
-        context.log.info("%s", opened_prompts)
-        for row in opened_prompts:
-            rows.took("prompts", row.count if isinstance(row, Rejected) else 1)
-            if isinstance(row, Rejected):
-                rows.drop("prompts", row.reason, row.count)
-                dropped.append(row.dropped("generate"))
-            else:
-                rows.gave("asked prompts")
-                prompts.append(row)
-    rows.balance({"prompts": ["asked prompts"]})
-    # Two sources may use the same ids; the source's name tells them apart.
-    twice = {name for name, count in Counter(row.id for row in prompts).items() if count > 1}
-    return [
-        row.model_copy(update={"id": f"{row.source}/{row.id}"}) if row.id in twice else row for row in prompts
-    ], dropped
+class _Reading:
+    """The prompts of all sources, read once as they are asked for; what could not be read waits on disk for its turn."""
+
+    def __init__(self, config: GenerateConfig, context: Context, rows: RowLedger) -> None:
+        self._sources = open_sources([(source, Prompt) for source in config.prompts])
+        self._rows, self._path = rows, context.resume / "rejected.jsonl"
+        self.count = 0
+        """Prompts so far."""
+        for opened in self._sources:
+            context.log.info("%s", opened)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        with self._path.open("w", encoding="utf-8") as file:
+            for row in self.all():
+                if isinstance(row, Rejected):
+                    self._rows.took("prompts", row.count)
+                    self._rows.drop("prompts", row.reason, row.count)
+                    file.write(row.dropped("generate").model_dump_json() + "\n")
+                    continue
+                self._rows.took("prompts")
+                self._rows.gave("asked prompts")
+                self.count += 1
+                yield row
+        self._rows.balance({"prompts": ["asked prompts"]})
+
+    def all(self) -> Iterator[Prompt | Rejected]:
+        """Rows of all sources, uncounted. Two sources may use the same ids; the source's name tells them apart."""
+        for opened in self._sources:
+            for row in opened:
+                if len(self._sources) > 1 and not isinstance(row, Rejected):
+                    row = row.model_copy(update={"id": f"{row.source}/{row.id}"})
+                yield row
+
+    def rejected(self) -> Iterator[Dropped]:
+        """Rows that could not be read, when all were."""
+        with self._path.open(encoding="utf-8") as file:
+            yield from (Dropped.model_validate_json(line) for line in file)
 
 
-def _sent_schema(prompt_file: PromptFile) -> dict[str, object] | None:
-    """The schema to hold a teacher to: none where it is to think in words first."""
-    return prompt_file.schema_ if prompt_file.chain_of_thought.mode == "none" else None
+def answers(
+    asker: Asker, rows: Iterable[Prompt], answering: PromptFile, samples: int, drop_flags: Collection[str]
+) -> Iterator[Answer | Lost]:
+    """Answers to the prompts that are given."""
+    return asker.ask("answer", answering, (Item(row.id, row) for row in rows), samples=samples, drop_flags=drop_flags)
 
 
-def _check_failures(
-    config: GenerateConfig, slots: list[_Slot], replies: dict[str, Reply | None], failures: dict[str, str]
-) -> None:
-    failed = [slot for slot in slots if replies[slot.request.key] is None]
-    if len(failed) <= config.max_failed_share * len(slots):
+def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> None:
+    """Where a prompt over the context budget is an error, find it before the first request.
+
+    Raises:
+        DataError: a prompt does not fit.
+    """
+    if prompt_file.max_context_tokens is None or prompt_file.over_budget != "error":
         return
-    counts = Counter((slot.teacher, failures.get(slot.request.key, "not asked").partition(":")[0]) for slot in failed)
-    what = ", ".join(f"{teacher} {reason} {count}" for (teacher, reason), count in sorted(counts.items()))
-    last = failures.get(failed[-1].request.key, "not asked")
-    raise TeacherError(
-        f"generate lacks {len(failed)} of {len(slots)} answers: got {what} (such as {last!r}), because "
-        f"max_failed_share is {config.max_failed_share}; repair the teacher and run again: only these are asked for, "
-        "or raise max_failed_share"
+    for teacher in asker.clients:
+        for row in reading.all():
+            if not isinstance(row, Rejected):
+                prompt_file.render(row, asker.seed, asker.counter(teacher))
+
+
+def candidate(answer: Answer) -> Candidate:
+    """The row of an answer."""
+    row = answer.item.row
+    return Candidate.model_construct(
+        id=f"{answer.item.id}/{answer.item.sample}",
+        lang=row.lang,
+        source=row.source,
+        prompt=row.prompt,
+        answer=answer.parsed.answer,
+        thought=answer.parsed.thought,
+        teacher=answer.teacher,
+        sample=answer.item.sample,
+        flags=list(answer.flags),
+        request=answer.request,
     )
 
 
-def _read_reply(
-    config: GenerateConfig, prompt_file: PromptFile, slot: _Slot, reply: Reply | None, failures: dict[str, str]
-) -> Candidate | Dropped:
-    if reply is None:
-        reason, _, detail = failures[slot.request.key].partition(": ")
-        return _dropped(slot.prompt, slot.sample, reason, detail, slot.teacher)
-    parsed = prompt_file.parse(reply.text)
-    flags = [*(["truncated"] if reply.finish_reason == "length" else []), *parsed.flags]
-    if bad := next((flag for flag in flags if flag in config.drop_flags), None):
-        return _dropped(slot.prompt, slot.sample, bad, reply.text, slot.teacher)
-    return Candidate(
-        id=f"{slot.prompt.id}/{slot.sample}",
-        lang=slot.prompt.lang,
-        source=slot.prompt.source,
-        prompt=slot.prompt.prompt,
-        answer=parsed.answer,
-        thought=parsed.thought,
-        teacher=slot.teacher,
-        sample=slot.sample,
-        flags=flags,
-        request=slot.request.key,
-    )
-
-
-def _dropped(row: Prompt, sample: int, reason: str, detail: str, teacher: str = "") -> Dropped:
-    kept = {**row.model_dump(), "sample": sample, "teacher": teacher}
-    return Dropped(
-        id=f"{row.id}/{sample}",
+def _dropped(lost: Lost) -> Dropped:
+    row, sample = lost.item.row, lost.item.sample
+    kept = {**row.__dict__, "sample": sample, "teacher": lost.teacher}
+    if lost.item.trail:
+        kept["trail"] = [dict(entry) for entry in lost.item.trail]
+    return Dropped.model_construct(
+        id=f"{lost.item.id}/{sample}",
         lang=row.lang,
         source=row.source,
         step="generate",
-        reason=reason,
-        detail=detail,
+        reason=lost.reason,
+        detail=lost.detail,
         row=json.dumps(kept, ensure_ascii=False),
     )
 
 
-def _count(metrics: Metrics, wanted: int, candidates: list[Candidate], dropped: list[Dropped]) -> None:
-    metrics.rows.took("answers", wanted)
-    metrics.rows.gave("candidates", len(candidates))
-    for row in dropped:
-        if "sample" in json.loads(row.row):
-            metrics.rows.drop("answers", row.reason)
-    metrics.rows.balance({"answers": ["candidates"]})
+class _Counts:
+    """What the results of a run have in common."""
 
+    def __init__(self) -> None:
+        self.lost: Counter[str] = Counter()
+        self._flags: Counter[str] = Counter()
+        self._teachers: Counter[str] = Counter()
+        self._fewer, self._last = 0, ""
 
-def _measure(
-    metrics: Metrics,
-    tallies: dict[str, Tally],
-    slots: list[_Slot],
-    replies: dict[str, Reply | None],
-    candidates: list[Candidate],
-    fewer: int,
-) -> None:
-    """Requests are counted for this run alone; tokens and seconds for all answers, whichever run asked for them."""
-    values: dict[str, float | int | str] = {}
-    for name, tally in tallies.items():
-        keys = {slot.request.key for slot in slots if slot.teacher == name}
-        answers = [reply for key in keys if (reply := replies[key])]
-        tokens = sum(reply.tokens_in for reply in answers), sum(reply.tokens_out for reply in answers)
-        values |= {
-            f"{name}/requests": tally.requests,
-            f"{name}/from_ledger": tally.from_ledger,
-            f"{name}/answered": tally.answered,
-            f"{name}/failed": tally.failed.total(),
-            f"{name}/attempts": tally.attempts,
-            f"{name}/tokens_in": tokens[0],
-            f"{name}/tokens_out": tokens[1],
-            f"{name}/seconds": round(math.fsum(reply.seconds for reply in answers), 3),
-            f"{name}/candidates": sum(row.teacher == name for row in candidates),
-        }
-        metrics.tokens += sum(tokens)
-    for flag, count in sorted(Counter(flag for row in candidates for flag in row.flags).items()):
-        values[f"flags/{flag}"] = count
-    values["prompts_with_fewer_examples"] = fewer
-    metrics.values |= values
+    def add(self, one: Answer | Lost) -> None:
+        """Count one result."""
+        if isinstance(one, Lost):
+            self.lost[one.reason] += 1
+            return
+        self._flags.update(one.flags)
+        self._teachers[one.teacher] += 1
+        if one.rendered.fewer and one.item.id != self._last:
+            self._fewer += 1
+            self._last = one.item.id
+
+    def measure(self, metrics: Metrics, teachers: Iterable[str]) -> None:
+        """Write the counts down, and prove that nothing vanished."""
+        made, rows = self._teachers.total(), metrics.rows
+        rows.took("answers", made + self.lost.total())
+        rows.gave("candidates", made)
+        for reason, count in self.lost.items():
+            rows.drop("answers", reason, count)
+        rows.balance({"answers": ["candidates"]})
+        metrics.values |= {f"{name}/candidates": self._teachers[name] for name in teachers}
+        metrics.values |= {f"flags/{flag}": count for flag, count in sorted(self._flags.items())}
+        metrics.values["prompts_with_fewer_examples"] = self._fewer
+        metrics.tokens = sum(
+            int(value) for name, value in metrics.values.items() if name.endswith(("/tokens_in", "/tokens_out"))
+        )
 
 
 if __name__ == "__main__":

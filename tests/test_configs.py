@@ -17,6 +17,7 @@ from steps.lib.config import layers_of, load, profiles
 from steps.lib.errors import ConfigError
 from steps.lib.fields import choices, item_type, sections
 from steps.lib.judge import JudgePrompt
+from steps.lib.prices import PriceTable
 from steps.lib.prompts import PromptFile
 from steps.lib.reference import describe, reference_yaml
 
@@ -28,7 +29,7 @@ from flows.line import AlignConfig  # noqa: E402
 from steps.reference import ReferenceConfig  # noqa: E402
 
 CONFIGS = ROOT / "configs"
-FILES = {"configs": 2, "profiles": 5, "prompts": 4, "recipes": 4}
+FILES = {"configs": 3, "profiles": 5, "prompts": 4, "recipes": 4}
 """YAML files in each folder of configs/. A new file is loaded by a test here first, then counted."""
 PROFILES = ["cpu-small", "cpu-tiny", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "kto", "reward", "rl", "promote"]
@@ -56,6 +57,11 @@ def test_every_yaml_file_is_known() -> None:
     found = Counter(file.parent.name for file in CONFIGS.rglob("*.y*ml"))
     assert found == FILES
     assert profiles(CONFIGS) == PROFILES
+
+
+def test_the_price_table_loads() -> None:
+    table = PriceTable.read(CONFIGS / "prices.yaml")
+    assert table.models and all(price.output >= price.input for price in table.models.values())
 
 
 @pytest.mark.parametrize("profile", PROFILES)

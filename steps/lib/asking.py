@@ -1,27 +1,23 @@
 """Asking models: requests, clients, and the loop that writes every answer down before anybody reads it.
 
-A client (HTTP, local, scripted) answers requests in any order. ``ask`` sends only what the ledger does not hold,
-records each outcome the moment it arrives, and can be killed at any time: the next run asks for what is missing, and
-for failures again.
+A client is asked one request at a time, many at once (``Single``), or a window of requests at a time (``Batching``). Only
+what the ledger does not hold is sent, each outcome is recorded the moment it arrives, and asking can be killed at any
+time: the next run asks for what is missing, and for failures again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import json
+import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
-from steps.lib.errors import TeacherError
-from steps.lib.ledger import Reply, RequestLedger
+from steps.lib.ledger import Reply, RequestLedger, canonical, text_key
 from steps.lib.runtime import Stop
-
-WATCH_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -139,6 +135,8 @@ class Tally:
     attempts: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    cost: float = 0.0
+    """US dollars, failures included."""
     seconds: float = 0.0
     """Seconds of model time, summed over requests (in parallel they exceed the clock)."""
     models: set[str] = field(default_factory=set)
@@ -149,12 +147,49 @@ class Tally:
         self.attempts += outcome.attempts
         if outcome.reply is None:
             self.failed[outcome.reason.partition(":")[0]] += 1
+            self.cost += outcome.cost
             return
         self.answered += 1
         self.tokens_in += outcome.reply.tokens_in
         self.tokens_out += outcome.reply.tokens_out
         self.seconds += outcome.reply.seconds
+        self.cost += outcome.reply.cost
         self.models |= {outcome.reply.model} if outcome.reply.model else set()
+
+
+class Requests:
+    """Makes requests to one client; what they have in common is worked out once.
+
+    A key is ``RequestLedger.key(**identity, messages=..., seed=..., sample=..., schema=...)``.
+
+    Args:
+        client: who will be asked.
+        seed: seed of the run.
+        schema: JSON Schema of the answers; it counts where the client sends it.
+        stage: for the ledger.
+        prompt_file: digest, for the ledger.
+    """
+
+    def __init__(
+        self, client: Client, seed: int, schema: dict[str, Any] | None = None, stage: str = "", prompt_file: str = ""
+    ) -> None:
+        self._schema = schema if client.sends_schema() else None
+        self._seed, self._stage, self._prompt_file = seed, stage, prompt_file
+        marks = {name: f"\0{name}" for name in ("messages", "sample", "seed")}
+        text = canonical({**client.identity(), **marks, "schema": f"{_number(self._schema):x}" if self._schema else ""})
+        self._parts: list[str] = []
+        for mark in marks.values():  # sorted by name, as canonical JSON has them
+            part, _, text = text.partition(canonical(mark))
+            self._parts.append(part)
+        self._parts.append(text)
+
+    def make(self, turns: Sequence[dict[str, str]], *, prompt: str, sample: int = 0, source: str = "") -> Request:
+        """A request with its key. The seed sent to the model comes from the run's seed, the turns and the sample."""
+        said = canonical(turns)
+        seed = _hashed(f"[{self._seed},{said},{sample}]") % 2**31
+        one, two, three, four = self._parts
+        key = text_key(f"{one}{said}{two}{sample}{three}{seed}{four}")
+        return Request(key, tuple(turns), prompt, seed, sample, source, self._schema, self._stage, self._prompt_file)
 
 
 def make_request(
@@ -167,17 +202,8 @@ def make_request(
     source: str = "",
     schema: dict[str, Any] | None = None,
 ) -> Request:
-    """A request with its key. The seed sent to the model comes from the run's seed, the turns and the sample index."""
-    schema = schema if client.sends_schema() else None
-    own_seed = _number(seed, list(turns), sample) % 2**31
-    key = RequestLedger.key(
-        **client.identity(),
-        messages=list(turns),
-        seed=own_seed,
-        sample=sample,
-        schema=f"{_number(schema):x}" if schema else "",
-    )
-    return Request(key, tuple(turns), prompt, own_seed, sample, source, schema)
+    """One request with its key. See ``Requests``, which makes many."""
+    return Requests(client, seed, schema).make(list(turns), prompt=prompt, sample=sample, source=source)
 
 
 def draw(*content: Any) -> float:
@@ -186,17 +212,18 @@ def draw(*content: Any) -> float:
 
 
 def ask(
-    work: Mapping[str, tuple[Client, Sequence[Request]]],
+    work: Mapping[str, tuple[Client, Iterable[Request]]],
     ledger: RequestLedger,
     stop: Stop,
     log: logging.Logger,
     tallies: dict[str, Tally],
 ) -> Iterator[Request]:
-    """Ask for all that the ledger does not hold; yields each request after its outcome was recorded.
+    """Ask for all that the ledger does not hold; yields each request that was asked after its outcome was recorded.
 
     Args:
-        work: name -> client and its requests. Clients over a network work side by side, those in this process one by
-        one. ledger: answers are written here before they are yielded.
+        work: name -> client and its requests, which are pulled as they are needed. Clients over a network work side by
+        side, those in this process one by one.
+        ledger: answers are written here before they are yielded.
         stop: a signal ends the asking; what is in flight gets a short grace.
         log: for warnings; never sees an answer or a key.
         tallies: filled, by name.
@@ -205,94 +232,23 @@ def ask(
         TeacherError: a teacher could not go on; the others finished first.
         Resumable: ``stop`` was set.
     """
-    loop = asyncio.new_event_loop()
-    arrivals: asyncio.Queue[Request | None] = asyncio.Queue()
-    boss = loop.create_task(_all(work, ledger, stop, arrivals, tallies))
-    try:
-        while (request := loop.run_until_complete(arrivals.get())) is not None:
-            yield request
-        loop.run_until_complete(boss)
-        stop.check()
-    finally:
-        boss.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TeacherError):
-            loop.run_until_complete(boss)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-    for name, tally in tallies.items():
-        if len(tally.models) > 1:
-            log.warning(
-                "teacher %s answered as %d models: %s; one endpoint should serve one model",
-                name,
-                len(tally.models),
-                ", ".join(sorted(tally.models)),
-            )
+    from steps.lib.exchange import Exchange, Job
 
+    def jobs() -> Iterator[Job[None]]:
+        taken = [zip(itertools.repeat(name), requests, strict=False) for name, (_, requests) in work.items()]
+        for turn in itertools.zip_longest(*taken):
+            yield from (Job(None, *pair) for pair in turn if pair is not None)
 
-async def _all(
-    work: Mapping[str, tuple[Client, Sequence[Request]]],
-    ledger: RequestLedger,
-    stop: Stop,
-    arrivals: asyncio.Queue[Request | None],
-    tallies: dict[str, Tally],
-) -> None:
-    async def run(name: str) -> None:
-        client, requests = work[name]
-        unique = list({request.key: request for request in requests}.values())
-        missing = frozenset(request.key for request in unique if ledger.get(request.key) is None)
-        tally = tallies.setdefault(name, Tally())
-        tally.requests += len(unique)
-        tally.from_ledger += len(unique) - len(missing)
-
-        def report(request: Request, outcome: Outcome) -> None:
-            if outcome.reply is None:
-                ledger.fail(request.key, outcome.reason, attempts=outcome.attempts, source=request.source)
-            else:
-                ledger.put(request.key, outcome.reply, attempts=outcome.attempts, source=request.source)
-            tally.count(outcome)
-            arrivals.put_nowait(request)
-
-        if missing:
-            await client.answer(unique, missing, report, stopped)
-
-    async def one_by_one(names: list[str]) -> None:
-        for name in names:
-            await run(name)
-
-    try:
-        async with _watch(stop) as stopped:
-            chains = [one_by_one([name for name, (client, _) in work.items() if client.alone])]
-            chains += [run(name) for name, (client, _) in work.items() if not client.alone]
-            errors = [error for error in await asyncio.gather(*chains, return_exceptions=True) if error is not None]
-    finally:
-        arrivals.put_nowait(None)
-    for error in errors:
-        if not isinstance(error, TeacherError):
-            raise error
-    if errors:
-        raise TeacherError("\n".join(str(error) for error in errors))
-
-
-@contextlib.asynccontextmanager
-async def _watch(stop: Stop) -> AsyncIterator[asyncio.Event]:
-    """An event that follows the flag: a signal handler may set a flag, but cannot wake a sleeping task."""
-    event = asyncio.Event()
-
-    async def follow() -> None:
-        while not stop:
-            await asyncio.sleep(WATCH_SECONDS)
-        event.set()
-
-    watcher = asyncio.create_task(follow())
-    try:
-        yield event
-    finally:
-        watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watcher
+    clients = {name: client for name, (client, _) in work.items()}
+    with Exchange(clients, ledger, stop, log, tallies) as exchange:
+        for job in exchange.stream(jobs(), lambda job: None):
+            if job.asked and job.request is not None:
+                yield job.request
 
 
 def _number(*content: Any) -> int:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _hashed(canonical(content))
+
+
+def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

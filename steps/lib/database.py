@@ -141,10 +141,8 @@ class Database:
 
 def seal_of(key: str, values: Sequence[Any]) -> str:
     """Digest of a row: SQLite itself does not notice a byte that changed on the disk."""
-    digest = hashlib.sha256(key.encode())
-    for value in values:
-        digest.update(value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
+    parts = [value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass") for value in values]
+    return hashlib.sha256(b"".join([key.encode(), *parts])).hexdigest()[:16]
 
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

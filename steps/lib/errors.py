@@ -11,6 +11,7 @@ The tree, with exit codes:
   +-- TeacherError         6   a teacher or judge cannot answer
   +-- TrainingError        7   a training run would give a wrong result
   +-- Resumable           75   stopped on request; running again goes on where it stopped
+      +-- BudgetSpent     75   a teacher would pass its budget
 
 A message says: what (path, row or field) is wrong: got VALUE, because CAUSE; do THIS.
 """
@@ -79,6 +80,10 @@ class Resumable(PreflineError):
     """Stopped on request (SIGTERM, SIGINT or a budget); the partial work is kept, running again continues."""
 
     exit_code = 75
+
+
+class BudgetSpent(Resumable):
+    """A teacher's next request could pass its budget. What was received is kept; it goes on when the budget is raised."""
 
 
 BY_EXIT_CODE: dict[int, type[PreflineError]] = {

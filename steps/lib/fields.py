@@ -91,8 +91,8 @@ def tag_of(variants: Sequence[type[BaseModel]]) -> str | None:
 def is_secret(name: str, annotation: Any = None) -> bool:
     """Whether a value must never be shown: a secret type, or a name like ``api_key`` or ``access_token``.
 
-    Numbers are no secrets, nor are counts of tokens (``max_tokens``), nor the name of an environment variable
-    (``api_key_env``).
+    Numbers are no secrets, nor are counts of tokens (``max_tokens``), nor the name of an environment variable or of a block
+    (``api_key_env``, ``api_key_block``).
     """
     kinds = [kind for kind in flatten(annotation)[0] if kind is not type(None)]
     if any(isinstance(kind, type) and issubclass(kind, (SecretStr, SecretBytes)) for kind in kinds):
@@ -101,7 +101,7 @@ def is_secret(name: str, annotation: Any = None) -> bool:
         return False
     # By whole word, so that "tokens" and "tokenizer" are shown.
     words = name.lower().replace("-", "_").split("_")
-    if words[-1] == "env":
+    if words[-1] in ("env", "block"):
         return False
     return any(word in ("key", "keys", "apikey", "token", "secret", "password") for word in words)
 

@@ -1,12 +1,14 @@
-"""A teacher behind an OpenAI-compatible HTTP endpoint (vLLM, SGLang, ``transformers serve``, a vendor).
+"""A teacher behind an OpenAI-compatible HTTP endpoint (vLLM, SGLang, Ollama, ``transformers serve``, a vendor).
 
 | what came                              | what we do                                                              |
 |----------------------------------------|-------------------------------------------------------------------------|
 | 408, 409, 429, 5xx, no connection      | again, after full jitter; ``Retry-After`` holds the whole endpoint       |
+| 429, no answer in time                 | half as many requests at a time, then one more a clean window            |
 | half a JSON body, no choices, no text  | again; then recorded as failed, with the reason                          |
 | 400, 422 and other 4xx                 | recorded as failed at once                                               |
 | 401, 403, 404, a spent quota           | the teacher stops, once, with a TeacherError                             |
-| many requests in a row without answer  | the teacher stops: nobody is there                                       |
+| many requests in a row without answer  | nothing but single probes; when those fail, too, the teacher stops       |
+| the next request could pass the budget | nothing new is sent; BudgetSpent                                         |
 
 Source of the jitter: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015 ("full jitter").
 """
@@ -15,28 +17,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
-import json
-import os
+import dataclasses
+import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from steps.lib.asking import OnOutcome, Outcome, Request
-from steps.lib.config import Neutral, Section
-from steps.lib.errors import TeacherError
-from steps.lib.ledger import Reply
+from steps.lib.asking import Outcome, Request
+from steps.lib.config import Added, Neutral, Section
+from steps.lib.errors import BudgetSpent, TeacherError
+from steps.lib.ledger import Reply, Spent
+from steps.lib.limits import Breaker, Gate, Rates
+from steps.lib.prices import Budget, Price, Usage, most_tokens
+from steps.lib.wire import Again, Refused, Wire
 
-RETRIED = frozenset({408, 409, 429})
-STOPPING = {
-    401: "the key in {key} is missing or refused; set {key} to a valid key",
-    403: "the key in {key} may not use this model; set {key} to a key that may, or name another model",
-    404: "there is no such address or model; correct base_url or model (the key comes from {key})",
-}
+T = TypeVar("T")
 CAP_SECONDS = 60.0
+OURS = frozenset({"model", "messages", "stream", "n", "temperature", "top_p", "seed", "max_tokens", "max_completion_tokens",
+                  "response_format"})  # fmt: skip
+"""Fields of a request that the configuration sets, or that would break the reading of the answer."""
+
+
+class BatchFiles(Section):
+    """How questions are asked by batch files (OpenAI's Batch API)."""
+
+    poll_seconds: float = Field(default=30.0, gt=0)
+    """Seconds between two looks at a batch."""
+    max_requests: int = Field(default=50_000, gt=0, le=50_000)
+    """Requests in one file; vendors take 50,000."""
+    max_megabytes: float = Field(default=200.0, gt=0)
+    """Megabytes (10^6 bytes) of one file; OpenAI takes 200."""
 
 
 class HttpTeacher(Section):
@@ -61,14 +76,31 @@ class HttpTeacher(Section):
     """Model name as the endpoint knows it."""
     api_key_env: Annotated[str | None, Neutral] = None
     """Name of the environment variable that holds the key; null: the endpoint wants none."""
-    structured_output: bool = False
-    """Whether the endpoint understands response_format with a JSON Schema."""
+    api_key_block: Annotated[str | None, Neutral] = Field(default=None, pattern="^[a-z0-9][a-z0-9-]*$")
+    """Name of the Prefect Secret block that holds the key, in place of a variable."""
+    structured_output: bool | Literal["none", "json_schema", "json_object", "guided_json", "structured_outputs"] = False
+    """How the endpoint is held to a JSON Schema: true or json_schema (response_format: OpenAI, vLLM, SGLang, Ollama from 0.5),
+    structured_outputs (vLLM from 0.11), guided_json (vLLM before), json_object (JSON, whatever its shape: DeepSeek, Qwen);
+    false or none."""
+    extra_body: Annotated[dict[str, Any], Added()] = {}
+    """Further fields of every request, such as {chat_template_kwargs: {enable_thinking: false}}; they are in the key."""
     send_seed: bool = True
     """Whether the endpoint takes a seed."""
+    tokenizer: Annotated[str | None, Neutral] = None
+    """Folder or hub id of the model's tokenizer, to count what is sent; its content is in the key. null: a bound, one token
+    a UTF-8 byte."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Which field carries max_tokens; newer vendors' models want max_completion_tokens."""
+    mode: Annotated[Literal["chat", "batch"], Neutral] = "chat"
+    """chat: one request at a time, many at once; batch: files of requests, answered within a day, where the endpoint has them."""
+    batch: Annotated[BatchFiles, Neutral] = BatchFiles()
+    """Files of requests, for mode batch."""
     concurrency: Annotated[int, Neutral] = Field(default=16, gt=0)
-    """Requests in flight at a time."""
+    """Requests in flight at a time, at most: halved on 429 or timeout, then grown again."""
+    requests_per_minute: Annotated[float | None, Neutral] = Field(default=None, gt=0)
+    """Requests a minute; null: no limit."""
+    tokens_per_minute: Annotated[int | None, Neutral] = Field(default=None, gt=0)
+    """Tokens a minute, prompts and answers; null: no limit."""
     timeout_seconds: Annotated[float, Neutral] = Field(default=300.0, gt=0)
     """Seconds from sending to the last byte of the answer."""
     attempts: Annotated[int, Neutral] = Field(default=5, gt=0)
@@ -76,9 +108,21 @@ class HttpTeacher(Section):
     backoff_seconds: Annotated[float, Neutral] = Field(default=1.0, gt=0)
     """Seconds: the longest wait before the second attempt; it doubles up to 60."""
     give_up_after: Annotated[int, Neutral] = Field(default=20, gt=0)
-    """Requests in a row without any answer after which the teacher stops."""
+    """Requests in a row without any answer after which only single probes are sent."""
+    probe_seconds: Annotated[float, Neutral] = Field(default=10.0, gt=0)
+    """Seconds before the first probe; they double up to 600."""
+    probes: Annotated[int, Neutral] = Field(default=3, gt=0)
+    """Probes in a row without an answer after which the teacher stops."""
     grace_seconds: Annotated[float, Neutral] = Field(default=10.0, ge=0)
     """Seconds that requests in flight get to finish after SIGTERM."""
+    price: Annotated[Price | None, Neutral] = None
+    """What tokens cost; null: what price_file says of the model."""
+    price_file: Annotated[Path, Neutral] = Path("configs/prices.yaml")
+    """Table of prices by model name."""
+    budget_usd: Annotated[float | None, Neutral] = Field(default=None, ge=0)
+    """US dollars that this teacher may cost, over all runs of one ledger; null: no limit."""
+    budget_tokens: Annotated[int | None, Neutral] = Field(default=None, ge=0)
+    """Tokens, prompts and answers, that this teacher may use, over all runs of one ledger; null: no limit."""
 
     @field_validator("base_url")
     @classmethod
@@ -88,233 +132,275 @@ class HttpTeacher(Section):
             raise ValueError("an address is http://HOST/v1 or https://HOST/v1, without user or password")
         return value
 
+    @field_validator("structured_output")
+    @classmethod
+    def _one_word_each(cls, value: bool | str) -> bool | str:
+        return {"none": False, "json_schema": True}.get(value, value) if isinstance(value, str) else value
 
-class _Again(Exception):
-    """This attempt failed and another may not; ``after`` is the endpoint's own wish, in seconds."""
+    @field_validator("extra_body")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OURS & set(value)):
+            raise ValueError(
+                f"{', '.join(taken)} cannot stand there; other fields of the teacher set it, or it is not supported"
+            )
+        return value
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.after = after
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.api_key_env and self.api_key_block:
+            raise ValueError("api_key_env and api_key_block exclude each other; leave one of them out")
+        if self.tokens_per_minute is not None and self.tokens_per_minute < self.max_tokens:
+            raise ValueError(
+                f"tokens_per_minute {self.tokens_per_minute} is less than max_tokens {self.max_tokens}, so that one answer could "
+                "take more than a minute's tokens; raise the first or lower the second"
+            )
+        return self
 
 
-class _Refused(Exception):
-    """This request will never be answered."""
+@dataclass(frozen=True)
+class _Pass:
+    """What an attempt holds while it is in flight."""
+
+    probe: bool
+    round: int
+    tokens: int
+    reserved: int
 
 
 class HttpClient:
-    """Answers requests over HTTP: ``concurrency`` workers take from one list, so never a task a row.
+    """Answers requests over HTTP, one a call, as many calls at once as ``concurrency`` says. Opened in the loop that asks.
 
     Args:
         config: the endpoint.
+        spent: what this teacher used in earlier runs.
+        log: for warnings; never sees an answer or a key.
 
     Raises:
-        TeacherError: the environment variable of the key is not set.
+        TeacherError: the key is not there.
+        ConfigError: a budget in US dollars without a known price.
     """
 
     alone = False
 
-    def __init__(self, config: HttpTeacher) -> None:
+    def __init__(self, config: HttpTeacher, spent: Spent | None = None, log: logging.Logger | None = None) -> None:
         self.name = config.name
+        self.concurrency = config.concurrency
+        self.grace_seconds = config.grace_seconds
         self._config = config
-        self._key = os.environ.get(config.api_key_env, "") if config.api_key_env else "none"
-        if not self._key:
-            raise TeacherError(
-                f"teacher {config.name} has no key: got no environment variable {config.api_key_env}, because "
-                f"api_key_env names it; set it (endpoint {config.endpoint}, {config.base_url})"
-            )
-        self._hold = 0.0
-        self._silent = 0
-        self._dead: TeacherError | None = None
+        self._wire = Wire(config, log)
+        self.counts = self._wire.counts
+        """Answers by what is worth knowing of them: other_model, cost_estimated."""
+        self.budget = Budget(config.name, config.budget_usd, config.budget_tokens, spent or Spent())
         self._jitter = random.Random()
+        self._counted = (
+            config.budget_usd is not None or config.budget_tokens is not None or config.tokens_per_minute is not None
+        )
+        self._fresh()
+
+    def _fresh(self) -> None:
+        config = self._config
+        self._gate = Gate(config.concurrency)
+        self._rates = Rates(config.requests_per_minute, config.tokens_per_minute)
+        self._breaker = Breaker(config.give_up_after, config.probe_seconds, config.probes)
+        self._hold = 0.0
+        self._dead: TeacherError | None = None
+        self._last = ""
 
     def identity(self) -> dict[str, Any]:
         """Model, endpoint class and sampling; neither address nor key."""
-        config = self._config
-        return {
-            "kind": "http",
-            "endpoint": config.endpoint,
-            "model": config.model,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "max_tokens": config.max_tokens,
-            "send_seed": config.send_seed,
-        }
+        return self._wire.identity()
 
     def sends_schema(self) -> bool:
         """Whether answers are held to the schema by the endpoint."""
-        return self._config.structured_output
+        return self._config.structured_output is not False
 
-    async def answer(
-        self, requests: Sequence[Request], missing: frozenset[str], report: OnOutcome, stop: asyncio.Event
-    ) -> None:
-        """Ask for what is missing. See ``asking.Client``."""
+    async def __aenter__(self) -> Self:
         import openai
 
-        todo = iter([request for request in requests if request.key in missing])
-        async with openai.DefaultAioHttpClient(timeout=self._config.timeout_seconds) as http:
-            client = openai.AsyncOpenAI(
-                base_url=self._config.base_url, api_key=self._key, max_retries=0, http_client=http
-            )
-            count = min(self._config.concurrency, len(missing))
-            workers = [asyncio.create_task(self._work(client, todo, report, stop)) for _ in range(count)]
-            watcher = asyncio.create_task(stop.wait())
-            try:
-                waiting: set[asyncio.Task[Any]] = {*workers}
-                while waiting and not stop.is_set():
-                    done, _ = await asyncio.wait({*waiting, watcher}, return_when=asyncio.FIRST_COMPLETED)
-                    waiting -= done
-                if waiting:
-                    await asyncio.wait(waiting, timeout=self._config.grace_seconds)
-                for worker in workers:
-                    if worker.done():
-                        worker.result()
-            finally:
-                for task in (watcher, *workers):
-                    task.cancel()
-                await asyncio.gather(watcher, *workers, return_exceptions=True)
-        if self._dead:
-            raise self._dead
+        self._fresh()
+        self._http = openai.DefaultAioHttpClient(timeout=self._config.timeout_seconds)
+        await self._http.__aenter__()
+        self._client: Any = openai.AsyncOpenAI(
+            base_url=self._config.base_url, api_key=self._wire.key, max_retries=0, http_client=self._http
+        )
+        return self
 
-    async def _work(self, client: Any, todo: Iterator[Request], report: OnOutcome, stop: asyncio.Event) -> None:
-        while not (stop.is_set() or self._dead) and (request := next(todo, None)) is not None:
-            outcome = await self._patiently(client, request, stop)
-            if outcome is None:
-                return
-            report(request, outcome)
-            self._silent = (
-                0 if outcome.reply or outcome.reason.startswith(("http_400", "http_422", "empty")) else self._silent + 1
-            )
-            if self._silent >= self._config.give_up_after and not self._dead:
-                self._dead = TeacherError(
-                    f"teacher {self.name} does not answer: got {self._silent} requests in a row without an answer "
-                    f"(last: {outcome.reason}), endpoint {self._config.endpoint} ({self._config.base_url}); start or "
-                    "repair it, then run again: answers received so far are kept"
-                )
+    async def __aexit__(self, *error: object) -> None:
+        await self._http.__aexit__(None, None, None)
 
-    async def _patiently(self, client: Any, request: Request, stop: asyncio.Event) -> Outcome | None:
-        """All attempts of one request; None when the run stops before they are used up."""
-        reason = ""
-        for attempt in range(1, self._config.attempts + 1):
-            await _sleep(self._hold - time.monotonic(), stop)
-            if stop.is_set() or self._dead:
-                return None
+    async def ask(self, request: Request, stop: asyncio.Event) -> Outcome | None:
+        """All attempts of one request; None when the run stops before they are used up.
+
+        Raises:
+            TeacherError: the teacher cannot go on.
+            BudgetSpent: this request could pass the budget.
+        """
+        body, billed, reason, attempt = self._wire.body(request), Usage(), "", 0
+        while True:
             try:
-                return Outcome(await self._once(client, request), attempts=attempt)
-            except _Again as error:
-                reason, wait = (
-                    str(error),
-                    self._jitter.uniform(0, min(CAP_SECONDS, self._config.backoff_seconds * 2 ** (attempt - 1))),
-                )
-                if error.after is not None:
-                    self._hold = max(self._hold, time.monotonic() + error.after)
-                if attempt < self._config.attempts:
-                    await _sleep(wait, stop)
-            except _Refused as error:
-                return Outcome(None, str(error), attempt)
+                held = await self._admitted(body, stop)
+            except (TeacherError, BudgetSpent):
+                if not billed:
+                    raise
+                return _outcome(
+                    None, reason, attempt, billed
+                )  # what was paid for is written down; the next request will say it
+            if held is None:
+                return _outcome(None, reason, attempt, billed) if billed else None
+            attempt += 1
+            try:
+                reply, usage = await self._send(body, held)
+            except Again as error:
+                billed, reason = billed + error.usage, str(error)
+                if self._silence(held, error, attempt):
+                    return _outcome(None, reason, attempt, billed)
+                wait = min(CAP_SECONDS, self._config.backoff_seconds * 2 ** min(attempt - 1, 16))
+                await _sleep(self._jitter.uniform(0, wait), stop)
+            except Refused as error:
+                self._breaker.heard()
+                return _outcome(None, str(error), attempt, billed + error.usage)
             except TeacherError as error:
                 self._dead = self._dead or error
-                return None
-        return Outcome(None, reason, self._config.attempts)
+                self._breaker.heard()  # those that wait learn of it
+            else:
+                self._breaker.heard()
+                return _outcome(reply, "", attempt, billed + usage)
 
-    async def _once(self, client: Any, request: Request) -> Reply:
+    def _silence(self, held: _Pass, error: Again, attempt: int) -> bool:
+        """Take note of an attempt without an answer. Whether the request is given up: not while only probes are sent."""
+        if error.after is not None:
+            self._hold = max(self._hold, time.monotonic() + error.after)
+        last = attempt >= self._config.attempts
+        if str(error).startswith("empty"):
+            self._breaker.heard()
+            return last
+        self._last = str(error)
+        given_up = last and not self._breaker.open
+        self._breaker.unheard(probe=held.probe, whole=given_up)
+        return given_up
+
+    async def _admitted(self, body: dict[str, Any], stop: asyncio.Event) -> _Pass | None:
+        """Everything that an attempt needs before it is sent; None when the run stops first."""
+        if stop.is_set():
+            return None
+        most = most_tokens(body) if self._counted else 0
+        busy = self._breaker.open or self._gate.in_flight >= self._gate.limit or self._hold > time.monotonic()
+        if busy or self._counted or self._config.requests_per_minute:
+            return await _unless(stop, self._admit(most))
+        return await self._admit(most)  # nothing to wait for
+
+    async def _admit(self, most_in: int) -> _Pass:
+        config = self._config
+        tokens = most_in // 3 + config.max_tokens
+        while True:
+            probe = await self._breaker.enter()
+            try:
+                if self._dead or self._breaker.dead:
+                    raise self._dead or self._nobody()
+                held = await self._places(probe, tokens, self._wire.usage(most_in, config.max_tokens))
+            except BaseException:
+                if probe:
+                    self._breaker.abandon()
+                raise
+            if held:
+                return held
+
+    async def _places(self, probe: bool, tokens: int, most: Usage) -> _Pass | None:
+        """A place among those in flight, tokens of the rates, and money; None when the breaker opened meanwhile."""
+        number = await self._gate.enter()
+        try:
+            await self._rates.acquire(tokens)
+            while (wait := self._hold - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            if (self._breaker.open and not probe) or self._dead:
+                self._rates.settle(tokens, 0)
+                self._gate.leave(number, pressed=False, clean=False)
+                return None
+            return _Pass(probe, number, tokens, await self.budget.reserve(most))
+        except BaseException:
+            self._gate.leave(number, pressed=False, clean=False)
+            raise
+
+    async def _send(self, body: dict[str, Any], held: _Pass) -> tuple[Reply, Usage]:
+        """One attempt. What it held is given back, with what it used."""
+        used, pressed, clean, tokens = None, False, False, held.tokens
+        try:
+            reply, used = await self._once(body)
+            clean, tokens = True, used.tokens
+            return reply, used
+        except (Again, Refused) as error:
+            used, pressed, tokens = error.usage, isinstance(error, Again) and error.pressed, error.usage.tokens
+            raise
+        except TeacherError:
+            used, tokens = Usage(), 0
+            raise
+        finally:  # a cancelled attempt may have been billed: it keeps what was reserved
+            self._gate.leave(held.round, pressed=pressed, clean=clean)
+            self._rates.settle(held.tokens, tokens)
+            self.budget.settle(held.reserved, self._wire.most(body) if used is None else used)
+
+    async def _once(self, body: dict[str, Any]) -> tuple[Reply, Usage]:
         import openai
 
-        started = time.perf_counter()
+        started, config = time.perf_counter(), self._config
+        late = f"timeout: no answer in {config.timeout_seconds:g} s"
         try:
-            async with asyncio.timeout(self._config.timeout_seconds):
-                raw = await client.chat.completions.with_raw_response.create(**self._body(request))
+            async with asyncio.timeout(config.timeout_seconds):
+                raw = await self._client.chat.completions.with_raw_response.create(**self._wire.arguments(body))
         except TimeoutError:
-            raise _Again(f"timeout: no answer in {self._config.timeout_seconds:g} s") from None
+            raise Again(late, pressed=True, usage=self._wire.most(body)) from None
         except openai.APIConnectionError as error:
             # The client's transport calls a closed connection a ConnectTimeout; only the first cause tells them apart.
             cause = _root(error)
             if isinstance(cause, (TimeoutError, openai.APITimeoutError)):
-                raise _Again(f"timeout: no answer in {self._config.timeout_seconds:g} s") from None
-            raise _Again(f"connection: {self._clean(f'{type(cause).__name__} {cause}')}") from None
-        except openai.APIStatusError as error:
-            raise self._judge_status(error) from None
-        except openai.OpenAIError as error:
-            raise _Again(f"bad_reply: {self._clean(str(error))}") from None
-        return self._read(raw.text, time.perf_counter() - started)
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        config = self._config
-        body: dict[str, Any] = {
-            "model": config.model,
-            "messages": list(request.messages),
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            config.max_tokens_field: config.max_tokens,
-        }
-        if config.send_seed:
-            body["seed"] = request.seed
-        if request.schema is not None:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": request.schema},
-            }
-        return body
-
-    def _judge_status(self, error: Any) -> Exception:
-        status, config = int(error.status_code), self._config
-        spent = status == 429 and getattr(error, "code", None) == "insufficient_quota"
-        if status in STOPPING or spent:
-            variable = f"environment variable {config.api_key_env}" if config.api_key_env else "api_key_env (now null)"
-            cause = "the quota is spent; pay, or wait" if spent else STOPPING[status].format(key=variable)
-            return TeacherError(
-                f"teacher {self.name} cannot answer: got HTTP {status} from endpoint {config.endpoint} "
-                f"({config.base_url}, model {config.model}), because {cause}. Then run again: answers received "
-                "so far are kept"
+                raise Again(late, pressed=True, usage=self._wire.most(body)) from None
+            unsent = (
+                isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionResetError)
             )
-        reason = f"http_{status}: {self._clean(str(error.response.text))}"
-        if status in RETRIED or status >= 500:
-            return _Again(reason, retry_after(error.response.headers.get("retry-after")))
-        return _Refused(reason)
+            said = self._wire.clean(f"{type(cause).__name__} {cause}")
+            raise Again(f"connection: {said}", usage=Usage() if unsent else self._wire.most(body)) from None
+        except openai.APIStatusError as error:
+            raise self._wire.judge(int(error.status_code), str(error.response.text), error.response.headers) from None
+        except openai.OpenAIError as error:
+            raise Again(f"bad_reply: {self._wire.clean(str(error))}", usage=self._wire.most(body)) from None
+        return self._wire.read(raw.text, body, time.perf_counter() - started)
 
-    def _read(self, text: str, seconds: float) -> Reply:
-        try:
-            body = json.loads(text)
-        except ValueError:
-            raise _Again(f"bad_json: {self._clean(text)}" if text.strip() else "bad_json: an empty body") from None
-        choices = body.get("choices") if isinstance(body, dict) else None
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise _Again(f"no_choices: {self._clean(text)}")
-        said, finish = choices[0].get("message"), str(choices[0].get("finish_reason") or "stop")
-        content = said.get("content") if isinstance(said, dict) else None
-        if not isinstance(content, str) or not content.strip():
-            if finish in ("content_filter", "length"):
-                raise _Refused(f"empty: finish_reason {finish}")
-            raise _Again(f"empty: no text, finish_reason {finish}")
-        usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-        tokens = [
-            value if isinstance(value := usage.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")
-        ]
-        return Reply(content, finish, str(body.get("model") or ""), tokens[0], tokens[1], round(seconds, 3))
-
-    def _clean(self, text: str) -> str:
-        """Foreign text for a reason: short, one line, and never with the key in it."""
-        text = " ".join(text.split())
-        return (text.replace(self._key, "***") if self._config.api_key_env else text)[:200]
+    def _nobody(self) -> TeacherError:
+        config, breaker = self._config, self._breaker
+        return TeacherError(
+            f"teacher {self.name} does not answer: got {breaker.silent} requests in a row without an answer and then "
+            f"{breaker.failed_probes} failed probes (last: {self._last}), endpoint {config.endpoint} ({config.base_url}); start or "
+            "repair it, then run again: answers received so far are kept"
+        )
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for (a number or an HTTP date, RFC 9110 section 10.2.3), or None."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return None
-    return max(0.0, seconds) if seconds < float("inf") else None
+def _outcome(reply: Reply | None, reason: str, attempts: int, used: Usage) -> Outcome:
+    """With what all attempts used: a reply that took a billed attempt before has cost both."""
+    if reply is None:
+        return Outcome(None, reason, attempts, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
+    whole = dataclasses.replace(reply, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
+    return Outcome(whole, attempts=attempts)
 
 
 def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What ``work`` gives, or None when the run stops first; then it is cancelled."""
+    task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        watcher.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 async def _sleep(seconds: float, stop: asyncio.Event) -> None:

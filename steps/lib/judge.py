@@ -138,7 +138,7 @@ class Judge:
             TeacherError: the judge cannot answer at all.
             Resumable: a signal came; verdicts so far are in the ledger.
         """
-        client = open_client(self._config.teacher, self._seed)
+        client = open_client(self._config.teacher, self._seed, folder=self._ledger.parent, log=self._log)
         both = {
             key: (self._request(client, key, prompt, a, b), self._request(client, key, prompt, b, a))
             for key, prompt, a, b in items

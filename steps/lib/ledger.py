@@ -6,14 +6,18 @@ again only what it had not finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from steps.lib.database import Database, seal_of
@@ -84,6 +88,8 @@ class Reply:
     seconds: float = 0.0
     cost: float = 0.0
     """US dollars, by the teacher's price table."""
+    thought: str = ""
+    """What a reasoning model thought, where its endpoint keeps it apart from the answer."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +100,41 @@ class Spent:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Used:
+    """What the answers of one teacher have used, by the ledger."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+    cost: float = 0.0
+
+
 class RequestLedger(Database):
     """Requests and their answers in one SQLite file in the step's partial folder.
 
-    A row is written after every answer, before parsing, so that a better parser bills nothing and a killed run continues.
-    Status: ``ok``, or ``failed`` with a reason; failed rows are asked again by the next run, and only those.
+    A row is committed after every answer, before parsing, so that a better parser bills nothing and a killed run continues.
+    Status: ``ok``, ``truncated`` (an answer that was cut off at its length limit), or ``failed`` with a reason; failed rows are
+    asked again by the next run, and only those. Tokens and cost of failures that were billed stay on the row of the request.
+
+    Args:
+        path: the file.
+        log: for warnings.
+        earlier: ledgers of other runs, which are read only. An answer that one of them holds is copied (with 0 attempts and no
+        cost: it was paid for there).
     """
 
-    def __init__(self, path: Path, log: logging.Logger | None = None) -> None:
-        super().__init__(
-            path,
-            "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, "
-            "attempts INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, "
-            "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, seconds REAL NOT NULL, source TEXT NOT NULL, "
-            "seal TEXT NOT NULL)",
-            log,
-        )
+    def __init__(self, path: Path, log: logging.Logger | None = None, earlier: Iterable[Path] = ()) -> None:
+        super().__init__(path, _TABLE, log)
+        self._paths = [other for other in earlier if other.resolve() != path.resolve()]
+        self._others: list[sqlite3.Connection] | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for other in self._others or ():
+            other.close()
+        super().__exit__(kind, error, trace)
 
     @staticmethod
     def key(**content: Any) -> str:
@@ -118,39 +143,182 @@ class RequestLedger(Database):
 
     def get(self, key: str) -> Reply | None:
         """The answer on record, or None when it is still to be asked for."""
-        found = self.execute(
-            "SELECT seal, text, finish_reason, model, tokens_in, tokens_out, seconds FROM requests "
-            "WHERE key=? AND status='ok'",
-            (key,),
-        )
-        return next((Reply(*values) for seal, *values in found if self.sound(key, seal, values)), None)
+        return self.get_many([key]).get(key)
 
-    def put(self, key: str, reply: Reply, *, attempts: int = 1, source: str = "") -> None:
-        """Record an answer. Half a surrogate pair in it, which no file can hold, becomes U+FFFD."""
-        text = reply.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        whole = dataclasses.replace(reply, text=text, seconds=float(reply.seconds))
-        self._write(key, "ok", "", attempts, whole, source)
+    def get_many(self, keys: Sequence[str], *, earlier: bool = True) -> dict[str, Reply]:
+        """Key -> answer, of those on record.
 
-    def fail(self, key: str, reason: str, *, attempts: int = 1, source: str = "") -> None:
-        """Record that no answer came, and why."""
-        self._write(key, "failed", reason, attempts, Reply(""), source)
+        Args:
+            keys: of requests.
+            earlier: whether ledgers of other runs are asked, too.
+        """
+        found = self._read(self._db, keys)
+        if earlier and self._paths and (missing := [key for key in dict.fromkeys(keys) if key not in found]):
+            found |= self._adopt(missing)
+        return {key: reply for key, (reply, *_) in found.items()}
+
+    def put(self, key: str, reply: Reply, *, attempts: int = 1, **about: str) -> None:
+        """Record an answer. Half a surrogate pair in it, which no file can hold, becomes U+FFFD.
+
+        Args:
+            key: of the request.
+            reply: the answer as it came.
+            attempts: of this run.
+            about: teacher, stage, prompt_file (digest) and source (id of the row).
+        """
+        self._write(key, "", attempts, reply, about)
+
+    def fail(self, key: str, reason: str, *, attempts: int = 1, used: Reply | None = None, **about: str) -> None:
+        """Record that no answer came, and why; ``used``: tokens and cost that were billed all the same."""
+        self._write(key, reason or "failed", attempts, used or Reply(""), about)
 
     def failures(self) -> dict[str, str]:
         """Key -> reason of every request on record without an answer."""
         return {str(k): str(why) for k, why in self.execute("SELECT key, reason FROM requests WHERE status='failed'")}
 
-    def __len__(self) -> int:
-        return int(self.execute("SELECT count(*) FROM requests WHERE status='ok'")[0][0])
-
-    def _write(self, key: str, status: str, reason: str, attempts: int, reply: Reply, source: str) -> None:
-        values = dataclasses.astuple(reply)
-        self.execute(
-            "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status, "
-            "reason=excluded.reason, attempts=requests.attempts+excluded.attempts, text=excluded.text, "
-            "finish_reason=excluded.finish_reason, model=excluded.model, tokens_in=excluded.tokens_in, "
-            "tokens_out=excluded.tokens_out, seconds=excluded.seconds, source=excluded.source, seal=excluded.seal",
-            (key, status, reason, attempts, *values, source, seal_of(key, values)),
+    def spent(self, teacher: str) -> Spent:
+        """What a teacher was paid for in this ledger, failures included."""
+        [[usd, tokens]] = self.execute(
+            "SELECT coalesce(sum(cost), 0), coalesce(sum((tokens_in + tokens_out) * (attempts > 0)), 0) FROM requests "
+            "WHERE teacher=?",
+            (teacher,),
         )
+        return Spent(float(usd), int(tokens))
+
+    def used(self) -> dict[str, Used]:
+        """Teacher -> tokens and seconds of its answers, and all that it cost."""
+        rows = self.execute(
+            "SELECT teacher, sum(tokens_in * (status<>'failed')), sum(tokens_out * (status<>'failed')), "
+            "sum(seconds), sum(cost) FROM requests GROUP BY teacher"
+        )
+        return {str(teacher): Used(*values) for teacher, *values in rows}
+
+    def __len__(self) -> int:
+        return int(self.execute("SELECT count(*) FROM requests WHERE status<>'failed'")[0][0])
+
+    def _read(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[Reply, dict[str, str]]]:
+        found: dict[str, tuple[Reply, dict[str, str]]] = {}
+        for start in range(0, len(keys), _KEYS):
+            some = keys[start : start + _KEYS]
+            marks = ",".join("?" * len(some))
+            statement = (
+                f"SELECT key, seal, {_REPLY}, {_ABOUT} FROM requests WHERE status<>'failed' AND key IN ({marks})"
+            )
+            rows = self.execute(statement, some) if db is self._db else db.execute(statement, some).fetchall()
+            for key, seal, *values in rows:
+                if self.sound(key, seal, values[:_SEALED]):
+                    about = dict(zip(("teacher", "stage", "prompt_file", "source"), values[_SEALED:], strict=True))
+                    found[key] = Reply(*values[:_SEALED]), about
+        return found
+
+    def _adopt(self, keys: Sequence[str]) -> dict[str, tuple[Reply, dict[str, str]]]:
+        """Answers that other runs' ledgers hold, copied into this one."""
+        if self._others is None:
+            self._others = [db for path in self._paths if (db := _opened(path)) is not None]
+        found: dict[str, tuple[Reply, dict[str, str]]] = {}
+        for other in self._others:
+            missing = [key for key in keys if key not in found]
+            with contextlib.suppress(sqlite3.Error):  # a ledger that cannot be read holds nothing
+                found |= self._read(other, missing)
+        if found:
+            self.execute("BEGIN")
+            try:
+                for key, (reply, about) in found.items():
+                    self._write(key, "", 0, dataclasses.replace(reply, cost=0.0), about)
+            finally:
+                self.execute("COMMIT")
+        return found
+
+    def _write(self, key: str, reason: str, attempts: int, reply: Reply, about: Mapping[str, str]) -> None:
+        text, thought = _whole(reply.text), _whole(reply.thought)
+        status = "failed" if reason else "truncated" if reply.finish_reason == "length" else "ok"
+        tokens_in, tokens_out, cost = reply.tokens_in, reply.tokens_out, float(reply.cost)
+        statement = _INSERT
+        while True:
+            values = (
+                text,
+                reply.finish_reason,
+                reply.model,
+                tokens_in,
+                tokens_out,
+                float(reply.seconds),
+                cost,
+                thought,
+            )
+            names = (
+                about.get("teacher", ""),
+                about.get("stage", ""),
+                about.get("prompt_file", ""),
+                about.get("source", ""),
+            )
+            row = (key, status, reason, attempts, *values, *names, seal_of(key, values))
+            if self.execute(statement, row):
+                return
+            # It failed before: what it has used goes on counting.
+            [[tried, *used]] = self.execute(
+                "SELECT attempts, tokens_in, tokens_out, cost FROM requests WHERE key=?", (key,)
+            )
+            attempts, tokens_in, tokens_out, cost = (
+                attempts + tried,
+                tokens_in + used[0],
+                tokens_out + used[1],
+                cost + used[2],
+            )
+            statement = _REPLACE
+
+
+_REPLY = "text, finish_reason, model, tokens_in, tokens_out, seconds, cost, thought"
+"""The fields of ``Reply``, in its order; these are sealed."""
+_ABOUT = "teacher, stage, prompt_file, source"
+_SEALED = 8
+_KEYS = 500
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, status TEXT NOT NULL, reason TEXT NOT NULL, "
+    "attempts INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL, "
+    "tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, "
+    "thought TEXT NOT NULL, teacher TEXT NOT NULL, stage TEXT NOT NULL, prompt_file TEXT NOT NULL, "
+    "source TEXT NOT NULL, seal TEXT NOT NULL)"
+)
+_INSERT = (
+    f"INSERT INTO requests (key, status, reason, attempts, {_REPLY}, {_ABOUT}, seal) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING RETURNING 1"
+)
+_REPLACE = _INSERT.replace("INSERT INTO", "REPLACE INTO").replace(" ON CONFLICT(key) DO NOTHING", "")
+
+
+def ledgers_beside(resume: Path) -> list[Path]:
+    """Request ledgers of other runs of a step: of its finished artifacts, and of runs that were stopped.
+
+    Args:
+        resume: the folder ``.resume`` of this run's partial folder.
+    """
+    step = resume.parent.parent
+    found = [*step.glob("*/record/requests.sqlite"), *step.glob(".*.partial/.resume/requests.sqlite")]
+    return sorted(path for path in found if path.parent != resume)
+
+
+def _whole(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _opened(path: Path) -> sqlite3.Connection | None:
+    """Another run's ledger, to be read only; None where there is none that can be read."""
+    log = path.with_name(path.name + "-wal")
+    mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"  # only the first looks at the log
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1, isolation_level=None)
+    except sqlite3.Error:
+        return None
+    try:
+        if db.execute("SELECT sql FROM sqlite_master WHERE type='table'").fetchall() == [
+            (_TABLE.replace("IF NOT EXISTS ", ""),)
+        ]:
+            db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
+            return db
+    except sqlite3.Error:
+        pass
+    db.close()
+    return None
 
 
 Recall = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
@@ -209,5 +377,17 @@ class WorkLedger(Database):
 
 def content_key(content: Mapping[str, Any]) -> str:
     """Digest of plain JSON, whatever the order of its fields: 32 hex digits."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text_key(canonical(content))
+
+
+def canonical(content: Any) -> str:
+    """Plain JSON as the one text that keys are made of."""
+    return _ENCODER.encode(content)
+
+
+def text_key(text: str) -> str:
+    """Digest of canonical JSON: 32 hex digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -78,6 +78,7 @@ class LocalClient:
     """Answers requests with a model in this process, loaded when first needed."""
 
     alone = True
+    window = 1024
 
     def __init__(self, config: LocalTeacher) -> None:
         self.name = config.name

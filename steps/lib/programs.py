@@ -6,13 +6,31 @@ prompt file says, with its own words and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from steps.lib.ledger import Reply
-from steps.lib.prompts import Parsed, PromptFile, Rendered
+from steps.lib.asking import Request, Requests, Tally
+from steps.lib.errors import DataError, TeacherError
+from steps.lib.exchange import Exchange, Job
+from steps.lib.ledger import Reply, RequestLedger, RowLedger, Used
+from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
 from steps.lib.rows import Prompt
+from steps.lib.runtime import Stop
+from steps.lib.teacher import Teacher, assign, open_client
+from steps.lib.tokens import Counter as Counting
+from steps.lib.tokens import counter
+
+EARLY = 500
+"""Answers between two looks at the share that is kept."""
+UNREAD = frozenset({"empty", "unparsed", "schema", "truncated"})
+"""Flags of answers that have not the asked form."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +102,132 @@ class Lost:
     teacher: str = ""
 
 
+class Spool:
+    """Items on disk, one JSON line each; can be gone through again and again."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Item]:
+        with self._path.open(encoding="utf-8") as file:
+            for line in file:
+                row, *rest = json.loads(line)
+                item_id, sample, seen, trail = rest
+                yield Item(item_id, Prompt.model_construct(**row), sample, seen, tuple(trail))
+
+    def __contains__(self, item: object) -> bool:
+        return any(one == item for one in self)
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """One answer on its way."""
+
+    item: Item
+    rendered: Rendered | None = None
+    parsed: Parsed | None = None
+    round: int = 0
+    lost: Lost | None = None
+
+
+@dataclass
+class Funnel:
+    """What became of a stage's requests: asked = answered + failed, answered = kept + dropped."""
+
+    asked: int = 0
+    answered: int = 0
+    parsed: int = 0
+    """Answers in the asked form."""
+    kept: int = 0
+    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(teacher, reason) -> answers that did not come; over_budget has no teacher."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Flag -> answers that it kept back."""
+    flags: Counter[str] = field(default_factory=Counter)
+    """Flag -> answers that have it, kept or not."""
+    repairs: int = 0
+    """Requests that asked again for an answer in the asked form."""
+    last: str = ""
+    """The last failure, in full."""
+
+
 class Asker:
-    """Asks teachers about items."""
+    """Asks teachers about items: one ledger, one event loop, one place for the counts.
+
+    Args:
+        teachers: who answers, by shares.
+        seed: seed of the run.
+        folder: for the request ledger (``requests.sqlite``), spools, and what clients remember.
+        log: for warnings.
+        stop: set by a signal.
+        rows: counts every stage: taken, kept, dropped by reason.
+        max_failed_share: share of a stage's answers that may fail to come.
+        min_kept_share: share of a stage's answers that flags must leave.
+        earlier: request ledgers of other runs, read only.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        *,
+        seed: int,
+        folder: Path,
+        log: logging.Logger,
+        stop: Stop | None = None,
+        rows: RowLedger | None = None,
+        max_failed_share: float = 1.0,
+        min_kept_share: float = 0.0,
+        earlier: Iterable[Path] = (),
+    ) -> None:
+        self.seed, self.rows = seed, RowLedger() if rows is None else rows
+        self.tallies: dict[str, Tally] = {}
+        """Teacher -> what it did in this run."""
+        self.funnels: dict[str, Funnel] = {}
+        """Stage -> what became of its answers."""
+        self._teachers, self._folder, self._log = list(teachers), folder, log
+        self._stop = Stop() if stop is None else stop  # a stop that is not set is false
+        self._max_failed, self._min_kept = max_failed_share, min_kept_share
+        self.ledger = RequestLedger(folder / "requests.sqlite", log, earlier)
+        with ExitStack() as stack:
+            stack.enter_context(self.ledger)
+            self.clients = {
+                one.name: open_client(one, seed, self.ledger.spent(one.name), folder=folder, log=log)
+                for one in self._teachers
+            }
+            self._exchange = stack.enter_context(Exchange(self.clients, self.ledger, self._stop, log, self.tallies))
+            self._stack = stack.pop_all()
+        self._counters: dict[str, Counting] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text: the most that any of the teachers counts."""
+        return max(self.counter(one.name)(text) for one in self._teachers)
+
+    def counter(self, teacher: str) -> Counting:
+        """How the tokens of a teacher are counted; its tokenizer is loaded when first needed."""
+        if teacher not in self._counters:
+            self._counters[teacher] = counter(next(one for one in self._teachers if one.name == teacher))
+        return self._counters[teacher]
+
+    def spool(self, name: str, items: Iterable[Item]) -> Spool:
+        """The items on disk; can be gone through again and again. They are taken at once."""
+        path, count = self._folder / f"spool-{name}.jsonl", 0
+        with path.open("w", encoding="utf-8") as file:
+            for item in items:
+                line = [item.row.__dict__, item.id, item.sample, dict(item.seen), [dict(one) for one in item.trail]]
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                count += 1
+        return Spool(path, count)
 
     def ask(
         self,
@@ -104,9 +246,168 @@ class Asker:
             items: pulled as requests are made.
             samples: answers to each item, numbered by ``Item.sample``; 1 keeps the item's own number.
             drop_flags: flags that turn an answer into a ``Lost``.
-        """
-        raise NotImplementedError
 
-    def spool(self, name: str, items: Iterable[Item]) -> Collection[Item]:
-        """The items on disk; can be gone through again and again."""
-        raise NotImplementedError
+        Raises:
+            TeacherError: a teacher could not go on (the others finished first), or more answers failed than may.
+            DataError: flags kept back more answers than may.
+            Resumable: a signal came, or a budget is spent.
+        """
+        return _Stage(self, stage, prompt_file, samples, frozenset(drop_flags)).run(items)
+
+    def measures(self) -> dict[str, float | int]:
+        """Metrics of all stages and teachers. Requests are counted for this run alone; tokens, seconds and cost for all
+        answers in the ledger, whichever run asked for them."""
+        values: dict[str, float | int] = {}
+        for stage, funnel in self.funnels.items():
+            values |= {
+                f"{stage}/asked": funnel.asked,
+                f"{stage}/answered": funnel.answered,
+                f"{stage}/parsed": funnel.parsed,
+                f"{stage}/kept": funnel.kept,
+                f"{stage}/repairs": funnel.repairs,
+            }
+        used = self.ledger.used()
+        for name, tally in self.tallies.items():
+            all_runs = used.get(name, Used())
+            values |= {
+                f"{name}/requests": tally.requests,
+                f"{name}/from_ledger": tally.from_ledger,
+                f"{name}/answered": tally.answered,
+                f"{name}/failed": tally.failed.total(),
+                f"{name}/attempts": tally.attempts,
+                f"{name}/tokens_in": all_runs.tokens_in,
+                f"{name}/tokens_out": all_runs.tokens_out,
+                f"{name}/seconds": round(all_runs.seconds, 3),
+                f"{name}/cost": round(all_runs.cost, 6),
+            }
+        return values
+
+
+class _Stage:
+    """One call of ``Asker.ask``."""
+
+    def __init__(
+        self, asker: Asker, name: str, prompt_file: PromptFile, samples: int, drop_flags: frozenset[str]
+    ) -> None:
+        self._asker, self._name, self._file, self._samples, self._drop = asker, name, prompt_file, samples, drop_flags
+        self._digest = prompt_file.digest()
+        self._funnel = asker.funnels.setdefault(name, Funnel())
+        schema = prompt_file.schema_ if prompt_file.chain_of_thought.mode == "none" else None  # else it thinks first
+        self._requests = {
+            teacher: Requests(client, asker.seed, schema, name, self._digest)
+            for teacher, client in asker.clients.items()
+        }
+        self._names = [one.name for one in asker._teachers]
+        self._shares = [one.share for one in asker._teachers]
+        self._counted = prompt_file.max_context_tokens is not None
+
+    def run(self, items: Iterable[Item]) -> Iterator[Answer | Lost]:
+        """All answers; then the checks of the whole stage."""
+        funnel, early = self._funnel, EARLY
+        for job in self._asker._exchange.stream(self._jobs(items), self._settle):
+            yield self._result(job)
+            if funnel.answered >= early:
+                early += EARLY
+                self._check_kept(self._asker._min_kept / 2)
+        self._check_failed()
+        self._check_kept(self._asker._min_kept)
+        self._asker.rows.balance({self._name: [f"{self._name} kept"]})
+
+    def _jobs(self, items: Iterable[Item]) -> Iterator[Job[_Wanted]]:
+        for item in items:
+            chosen = (
+                assign(self._shares, self._samples, item.row.prompt, self._asker.seed) if len(self._names) > 1 else None
+            )
+            known: dict[str, Rendered | OverBudget] = {}
+            for sample in range(self._samples):
+                teacher = self._names[chosen[sample] if chosen else 0]
+                one = item if self._samples == 1 else replace(item, sample=sample)
+                wanted = _Wanted(one)
+                rendered = known.get(teacher if self._counted else "")
+                if rendered is None:
+                    rendered = known[teacher if self._counted else ""] = self._render(item, teacher)
+                if isinstance(rendered, OverBudget):
+                    wanted.lost = Lost(one, self._name, "over_budget", str(rendered))
+                    yield Job(wanted, "", None, done=True)
+                    continue
+                wanted.rendered = rendered
+                request = self._requests[teacher].make(
+                    rendered.messages, prompt=item.row.prompt, sample=one.sample, source=item.id
+                )
+                yield Job(wanted, teacher, request)
+
+    def _render(self, item: Item, teacher: str) -> Rendered | OverBudget:
+        count = self._asker.counter(teacher) if self._counted else None
+        try:
+            return self._file.render(item.row, self._asker.seed, count, item.seen or None)
+        except OverBudget as error:
+            if self._file.over_budget == "error":
+                raise
+            return error
+
+    def _settle(self, job: Job[_Wanted]) -> Request | None:
+        """Read a reply; the request that asks again where it has not the asked form."""
+        wanted, reply = job.payload, job.reply
+        if reply is None:
+            wanted.parsed = None
+            return None
+        parsed = wanted.parsed = self._file.parse(reply.text)
+        if parsed.problem is None or reply.finish_reason == "length" or wanted.round >= self._file.repairs:
+            return None
+        wanted.round += 1
+        self._funnel.repairs += 1
+        assert job.request is not None
+        item, rendered = wanted.item, wanted.rendered
+        assert rendered is not None
+        turns = self._file.retry(job.request.messages, reply.text, parsed, rendered.lang)
+        return self._requests[job.teacher].make(turns, prompt=item.row.prompt, sample=item.sample, source=item.id)
+
+    def _result(self, job: Job[_Wanted]) -> Answer | Lost:
+        funnel, rows, wanted, name = self._funnel, self._asker.rows, job.payload, self._name
+        item, reply, parsed = wanted.item, job.reply, wanted.parsed
+        rows.took(name)
+        funnel.asked += 1
+        if wanted.lost or reply is None or parsed is None:
+            code, _, detail = job.reason.partition(": ")
+            lost = wanted.lost or Lost(item, name, code, detail, job.teacher)
+            rows.drop(name, lost.reason)
+            funnel.failed[lost.teacher, lost.reason] += 1
+            funnel.last = job.reason or funnel.last
+            return lost
+        funnel.answered += 1
+        flags = (*(("truncated",) if reply.finish_reason == "length" else ()), *parsed.flags)
+        funnel.flags.update(flags)
+        funnel.parsed += not UNREAD.intersection(flags)
+        if bad := next((flag for flag in flags if flag in self._drop), None):
+            rows.drop(name, bad)
+            funnel.dropped[bad] += 1
+            return Lost(item, name, bad, reply.text, job.teacher)
+        funnel.kept += 1
+        rows.gave(f"{name} kept")
+        assert job.request is not None and wanted.rendered is not None
+        return Answer(item, parsed, reply, job.teacher, job.request.key, name, self._digest, wanted.rendered, flags)
+
+    def _check_failed(self) -> None:
+        funnel, share = self._funnel, self._asker._max_failed
+        failed = {pair: count for pair, count in funnel.failed.items() if pair[0]}
+        wanted = funnel.answered + sum(failed.values())
+        if sum(failed.values()) <= share * wanted:
+            return
+        what = ", ".join(f"{teacher} {reason} {count}" for (teacher, reason), count in sorted(failed.items()))
+        raise TeacherError(
+            f"stage {self._name} lacks {sum(failed.values())} of {wanted} answers: got {what} (such as {funnel.last!r}), "
+            f"because max_failed_share is {share}; repair the teacher and run again: only these are asked for, or raise "
+            "max_failed_share"
+        )
+
+    def _check_kept(self, floor: float) -> None:
+        funnel = self._funnel
+        if funnel.kept >= floor * funnel.answered:
+            return
+        reasons = ", ".join(f"{flag} {count}" for flag, count in funnel.dropped.most_common())
+        raise DataError(
+            f"stage {self._name} keeps too little: got {funnel.kept} of {funnel.answered} answers (dropped: {reasons}), "
+            f"because min_kept_share is {self._asker._min_kept}; look at the answers in requests.sqlite of the partial "
+            "folder, then mend the prompt file, drop_flags or the teacher, or lower min_kept_share: no answer is asked for "
+            "twice"
+        )

@@ -1,23 +1,26 @@
-"""The parts of a prompt file: texts in two languages, sandboxed templates, examples, and the JSON Schema of an answer.
+"""The parts of a prompt file: texts in two languages, chain of thought, sandboxed templates, the JSON Schema of an answer.
 
 Each reader raises ValueError with the whole reason, so that pydantic reports it under the field's name.
 """
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from jinja2 import meta
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from steps.lib.config import Section
 from steps.lib.errors import ConfigError
 from steps.lib.rules import Language, read_values
 
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
 PROMPT_VARIABLES = frozenset({"prompt", "lang", "facts"})
 
 
@@ -32,38 +35,55 @@ class ByLanguage(Section):
         return self.zh if lang == "zh" else self.en
 
 
-class Example(BaseModel):
-    """One worked example: a line of the examples file."""
+class ChainOfThought(Section):
+    """Whether the teacher thinks first, and what becomes of the thought."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    mode: Literal["none", "keep", "strip", "apart"] = "none"
+    """none: no thought is asked for; keep: it stays in the answer; strip: it is thrown away; apart: it is stored
+    beside it."""
+    instruction: ByLanguage = ByLanguage(zh="", en="")
+    """Added to the system text; it must name the marker."""
+    marker: ByLanguage = ByLanguage(zh="### 答案", en="### Answer")
+    """Begins the one line after which the answer stands."""
 
-    lang: Language
-    prompt: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    thought: str = ""
-    facts: dict[str, Any] = Field(default_factory=dict)
+    @model_validator(mode="after")
+    def _complete(self) -> ChainOfThought:
+        for lang in LANGUAGES if self.mode != "none" else ():
+            if not self.marker.of(lang).strip() or self.marker.of(lang) not in self.instruction.of(lang):
+                raise ValueError(
+                    f"instruction.{lang} does not name the marker {self.marker.of(lang)!r}; tell the teacher to "
+                    "write that line before the answer"
+                )
+        return self
+
+    def told(self, lang: Language) -> str:
+        """What is added to the system text."""
+        return self.instruction.of(lang).strip() if self.mode != "none" else ""
+
+    def split(self, text: str) -> tuple[str, str, bool]:
+        """Thought, answer, and whether exactly one marker line stood between them."""
+        marks = "|".join(re.escape(self.marker.of(lang)) for lang in LANGUAGES)
+        found = list(re.finditer(rf"^[ \t]*(?:{marks})[ \t]*[:：]?", text, re.MULTILINE))
+        if len(found) != 1:
+            return "", text, False
+        return text[: found[0].start()].strip(), text[found[0].end() :].strip(), True
 
 
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text, estimated on the high side: UTF-8 bytes / 3 is 1 a Chinese character, 1 per 3 Latin
-    letters."""
-    return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 3)
-
-
-def compile_template(text: str, variables: frozenset[str] = PROMPT_VARIABLES) -> jinja2.Template:
-    """Compile a template and try it once with text for every variable.
+def compile_template(text: str, variables: Collection[str] = PROMPT_VARIABLES) -> jinja2.Template:
+    """Compile a template and try it once: with text for every variable, and where that does not do, without those of recipes.
 
     Raises:
         ValueError: its syntax, an unknown variable, or something the sandbox does not allow.
     """
     environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+    known = sorted({*variables})
     try:
-        if unknown := sorted(meta.find_undeclared_variables(environment.parse(text)) - variables):
-            raise ValueError(f"template uses {', '.join(unknown)}, which is not defined; known are {sorted(variables)}")
+        if unknown := sorted(meta.find_undeclared_variables(environment.parse(text)) - {*known}):
+            raise ValueError(
+                f"template uses {', '.join(unknown)}, which is not defined; known are {known}, and what `variables` names"
+            )
         template = environment.from_string(text)
-        template.render({name: {} if name == "facts" else "text" for name in variables})
-    except jinja2.UndefinedError:
-        return template  # a fact; only the row knows
+        _try(template, [name for name in known if name in PROMPT_VARIABLES], known)
     except ValueError:
         raise
     except Exception as error:  # a template is code: it can raise anything
@@ -71,22 +91,25 @@ def compile_template(text: str, variables: frozenset[str] = PROMPT_VARIABLES) ->
     return template
 
 
-def read_examples(path: Path) -> list[Example]:
-    """The examples of a JSONL file, checked line by line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"file cannot be read: {error}; give a JSONL file of examples") from None
-    pool: list[Example] = []
-    problems: list[str] = []
-    for number, line in enumerate(lines, 1):
+def _try(template: jinja2.Template, own: list[str], known: list[str]) -> None:
+    """Render with text in place of values. What a recipe gives need not be text; only a recipe knows."""
+    for names in (known, own):
         try:
-            pool += [Example.model_validate_json(line)] if line.strip() else []
-        except ValidationError as error:
-            problems += [f"line {number} {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    if problems:
-        raise ValueError("; ".join(problems))
-    return pool
+            template.render({name: {} if name == "facts" else "text" for name in names})
+            return
+        except jinja2.UndefinedError:
+            return  # a fact, or what a recipe gives; only the row knows
+        except SecurityError:
+            raise
+        except Exception:  # a template is code: it can raise anything
+            if names == own or own == known:
+                raise
+
+
+def used_variables(texts: Collection[str]) -> frozenset[str]:
+    """The variables that templates use."""
+    environment = ImmutableSandboxedEnvironment()
+    return frozenset(name for text in texts for name in meta.find_undeclared_variables(environment.parse(text)))
 
 
 def read_schema(value: dict[str, Any] | str) -> dict[str, Any]:

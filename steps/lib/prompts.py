@@ -2,7 +2,9 @@
 
 A prompt file holds a system text and a user template (Jinja2, sandboxed: a template can reach its variables and
 nothing else), examples for zero-, few- or many-shot prompting, a chain of thought with its parser, and a JSON Schema
-of the answer. Template variables: ``prompt``, ``lang`` and ``facts`` (the labels of the row).
+of the answer. It is YAML, or Markdown with a front matter (steps/lib/prompt_markdown.py): the same content has the same
+digest. Template variables: ``prompt``, ``lang``, ``facts`` (the labels of the row) and those that the file names in
+``variables``, which a recipe gives for a row. Values are never rendered as templates.
 
 Source of the chain of thought in examples: Wei et al., "Chain-of-Thought Prompting", arXiv 2201.11903, section 2.
 """
@@ -11,122 +13,103 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jinja2
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from steps.lib.config import Section
+from steps.lib.config import Added, Section, key_view
 from steps.lib.errors import DataError
+from steps.lib.examples import Example, Pick, Pool, read_examples
+from steps.lib.prompt_markdown import read_markdown
 from steps.lib.prompt_parts import (
+    LANGUAGES,
+    PROMPT_VARIABLES,
     ByLanguage,
-    Example,
+    ChainOfThought,
     check_schema,
     compile_template,
-    estimate_tokens,
-    read_examples,
     read_schema,
 )
+from steps.lib.rendering import OverBudget, OverPolicy, Rendered, Renderer, Texts, language_for
+from steps.lib.replies import Parsed, read_answer, read_reply
 from steps.lib.rows import Prompt, messages
-from steps.lib.rules import Language, language_of, parse_strict, read_values
+from steps.lib.rules import Language, check_values, language_of, read_values
 
-_THINK = re.compile(r"\A\s*(?:<think>)?(.*?)</think>", re.DOTALL)
-_REFUSAL = re.compile(
-    r"\A\W*(?:(?:i'?m|i am|we are)?\s*(?:very |so |really )?sorry\b[^.\n]{0,20}"
-    r"\b(?:i|we) (?:can't|can’t|cannot|can not|am unable|won't)"
-    r"|i (?:can't|can’t|cannot|am unable to|won't) (?:help|assist|answer|provide|comply|do that)"
-    r"|as an? (?:ai|artificial intelligence|language model)\b"
-    r"|(?:很|非常|十分)?(?:抱歉|对不起|不好意思)[，,、 ]*(?:但)?我(?:不能|无法|没有办法|没办法)"
-    r"|我(?:不能|无法)(?:回答|提供|协助|帮助|满足)|作为(?:一个|一名)?(?:AI|ai|人工智能|语言模型))",
-    re.IGNORECASE,
-)
+__all__ = ["OverBudget", "Parsed", "PromptFile", "Rendered"]
 
-
-class ChainOfThought(Section):
-    """Whether the teacher thinks first, and what becomes of the thought."""
-
-    mode: Literal["none", "keep", "strip", "apart"] = "none"
-    """none: no thought is asked for; keep: it stays in the answer; strip: it is thrown away; apart: it is stored
-    beside it."""
-    instruction: ByLanguage = ByLanguage(zh="", en="")
-    """Added to the system text; it must name the marker."""
-    marker: ByLanguage = ByLanguage(zh="### 答案", en="### Answer")
-    """Begins the one line after which the answer stands."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> ChainOfThought:
-        for lang in ("zh", "en") if self.mode != "none" else ():
-            if not self.marker.of(lang).strip() or self.marker.of(lang) not in self.instruction.of(lang):
-                raise ValueError(
-                    f"instruction.{lang} does not name the marker {self.marker.of(lang)!r}; tell the teacher to "
-                    "write that line before the answer"
-                )
-        return self
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What is sent for one row."""
-
-    messages: list[dict[str, str]]
-    shots: int
-    """Examples that were shown."""
-    fewer: int = 0
-    """Examples that were left out: over the context budget, or equal to the row's own prompt."""
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """A reply, read. ``flags``: empty, think_tag, unparsed, schema, refusal."""
-
-    answer: str
-    thought: str = ""
-    flags: tuple[str, ...] = ()
-
-
-class OverBudget(DataError):
-    """A rendered prompt does not fit into the context budget."""
+OWN_LANGUAGE: tuple[Pick, ...] = ("same_language", "similar", "diverse")
+"""Ways to pick that take examples of the row's language, unless the file says otherwise."""
 
 
 class PromptFile(Section):
     """A prompt file. Paths in it start at the working directory, like all paths of a configuration."""
 
+    variables: Annotated[list[str], Added] = []
+    """Names, beside prompt, lang and facts, that the templates use: what a stage of a recipe gives for each row, such as
+    document or persona."""
     system: ByLanguage = ByLanguage(zh="", en="")
-    """System text, sent as it is; empty: no system turn."""
+    """Template of the system text; empty: no system turn."""
     user: str | ByLanguage = "{{ prompt }}"
     """Template of the user turn, one for both languages or one each."""
     shots: int = Field(default=0, ge=0)
     """Examples shown before the prompt: 0 zero-shot, a few, or many."""
     examples: Path | None = None
-    """JSONL file of examples: {"lang", "prompt", "answer"} and, where wanted, "thought" and "facts"."""
-    pick: Literal["fixed", "random", "same_language"] = "same_language"
+    """JSONL file of examples: {"lang", "prompt", "answer"} and, where wanted, "thought", "facts" and "seen" (values of
+    ``variables``)."""
+    pick: Pick = "same_language"
     """fixed: the first ones of the file; random: drawn by the row's prompt; same_language: drawn, of the row's
-    language only."""
+    language only; similar: the nearest by character 3-grams, nearest last; diverse: far from each other, the same for
+    all rows."""
+    examples_language: Annotated[Literal["row", "any"] | None, Added] = None
+    """row: only examples of the row's language; any: of all; null: any for fixed and random, row for the others."""
     chain_of_thought: ChainOfThought = ChainOfThought()
     answer_schema: dict[str, Any] | str | None = Field(default=None, alias="schema")
     """JSON Schema of the answer: written out, or "FILE" or "FILE#FIELD" of a YAML or JSON file. Always checked."""
+    repairs: Annotated[int, Added] = Field(default=0, ge=0)
+    """Times that a teacher is asked again when its answer has not the asked form, with its words and the reason."""
+    repair: Annotated[ByLanguage, Added] = ByLanguage(
+        zh="这个回答不能用：{{ problem }}。请把完整的回答重写一遍，只按要求的格式，不要解释，也不要道歉。",
+        en="This answer cannot be used: {{ problem }}. Write the whole answer again, in the asked form only, without any "
+        "explanation or apology.",
+    )
+    """Template of the turn that asks again; its variable ``problem`` says what is wrong, and where."""
     max_context_tokens: int | None = Field(default=None, gt=0)
-    """Tokens that the rendered messages may have, by a careful estimate (UTF-8 bytes / 3, and 4 a turn); null: no
-    limit."""
-    over_budget: Literal["error", "drop_examples"] = "error"
-    """What happens past the limit: error stops before the first request; drop_examples leaves out examples, last
-    first."""
+    """Tokens that the rendered messages may have: by the teacher's tokenizer, or else one a UTF-8 byte; null: no limit."""
+    over_budget: OverPolicy = "error"
+    """What happens past the limit: error: the row is an error; drop_examples: fewer examples are shown; summarise: the
+    longest text of the row is summarised first, where the recipe can."""
 
     _pool: list[Example] = PrivateAttr(default_factory=list)
-    _templates: dict[Language, jinja2.Template] = PrivateAttr(default_factory=dict)
+    _renderer: Renderer = PrivateAttr()
+    _repair: dict[Language, jinja2.Template] = PrivateAttr(default_factory=dict)
     _schema: dict[str, Any] | None = PrivateAttr(default=None)
     _validator: Any = PrivateAttr(default=None)
 
-    @field_validator("user")
+    @field_validator("variables")
     @classmethod
-    def _templates_work(cls, value: str | ByLanguage) -> str | ByLanguage:
+    def _names(cls, value: list[str]) -> list[str]:
+        if bad := [name for name in value if not re.fullmatch(r"[a-z_][a-z0-9_]*", name) or name in PROMPT_VARIABLES]:
+            raise ValueError(
+                f"{bad[0]!r} cannot be a name: write small letters, digits and _, and not prompt, lang, facts"
+            )
+        return value
+
+    @field_validator("system", "user")
+    @classmethod
+    def _templates_work(cls, value: str | ByLanguage, info: ValidationInfo) -> str | ByLanguage:
         for text in (value,) if isinstance(value, str) else (value.zh, value.en):
-            compile_template(text)
+            compile_template(text, PROMPT_VARIABLES | set(info.data.get("variables", ())))
+        return value
+
+    @field_validator("repair")
+    @classmethod
+    def _repair_works(cls, value: ByLanguage) -> ByLanguage:
+        for lang in LANGUAGES:
+            compile_template(value.of(lang), {"problem"})
         return value
 
     @field_validator("examples")
@@ -145,26 +128,40 @@ class PromptFile(Section):
 
     @model_validator(mode="after")
     def _assemble(self) -> PromptFile:
-        if self.examples is not None:
-            self._pool = read_examples(self.examples)
-        user = self.user
-        self._templates = {
-            lang: compile_template(user if isinstance(user, str) else user.of(lang)) for lang in ("zh", "en")
-        }
+        self._repair = {lang: compile_template(self.repair.of(lang), {"problem"}) for lang in LANGUAGES}
         if self.answer_schema is not None:
             self._schema = read_schema(self.answer_schema)
             self._validator = check_schema(self._schema)
-        problems = self._problems()
-        if problems:
+        if self.examples is not None:
+            self._pool = read_examples(self.examples)
+        texts = Texts(self.system, self.user, self.chain_of_thought, self.variables)
+        if problems := self._problems(texts):
             raise ValueError("; ".join(problems))
+        self._renderer = Renderer(
+            texts,
+            self._pool,
+            Pool(self._pool, self.pick, self._own_language) if self.shots else None,
+            self.shots,
+            self.max_context_tokens,
+            self.over_budget,
+            [texts.example(example) for example in self._pool] if self.shots else [],
+        )
         return self
 
-    def _problems(self) -> list[str]:
+    @property
+    def _own_language(self) -> bool:
+        return self.examples_language == "row" or (self.examples_language is None and self.pick in OWN_LANGUAGE)
+
+    def _problems(self, texts: Texts) -> list[str]:
         found: list[str] = []
+        if self.pick == "same_language" and self.examples_language == "any":
+            found.append(
+                "pick is same_language but examples_language is any; set pick to random for examples of any language"
+            )
         if self.shots and self.examples is None:
             found.append(f"shots is {self.shots} but examples names no file; name one, or set shots to 0")
         elif self.shots:
-            for lang in ("zh", "en") if self.pick == "same_language" else (None,):
+            for lang in LANGUAGES if self._own_language else (None,):
                 have = sum(lang in (None, example.lang) for example in self._pool)
                 if have < self.shots:
                     found.append(
@@ -178,11 +175,17 @@ class PromptFile(Section):
                     f"examples ({self.examples}) line {bare[0]} ({len(bare)} in all) has no thought, but "
                     f"chain_of_thought.mode is {self.chain_of_thought.mode}; add one, or set shots to 0"
                 )
-            for number, example in enumerate(self._pool, 1) if self._validator is not None else ():
-                if flag := self._shape(example.answer):
-                    found.append(
-                        f"examples ({self.examples}) line {number}: answer breaks the schema ({flag}); correct it"
-                    )
+            for number, example in enumerate(self._pool, 1):
+                where = f"examples ({self.examples}) line {number}"
+                if self._validator is not None:
+                    reading, problem = read_answer(example.answer, self._validator)
+                    if problem or reading is None or reading.repairs:
+                        flag = "schema" if reading and not reading.repairs else "unparsed"
+                        found.append(f"{where}: answer breaks the schema ({flag}); correct it")
+                try:
+                    texts.example(example)
+                except DataError as error:
+                    found.append(f"{where}: {error}")
         return found
 
     @classmethod
@@ -192,18 +195,24 @@ class PromptFile(Section):
         Raises:
             ConfigError: naming the file and every wrong field.
         """
-        return read_values(cls, path)
+        return check_values(cls, read_markdown(path), path) if path.suffix == ".md" else read_values(cls, path)
 
     @property
     def schema_(self) -> dict[str, Any] | None:
         """JSON Schema of the answer."""
         return self._schema
 
+    @property
+    def pool(self) -> Sequence[Example]:
+        """All examples of the file."""
+        return self._pool
+
     def digest(self) -> str:
         """Digest of the content: values, examples and schema, but no path, comment or layout."""
+        values = key_view(self)
         content = {
-            **self.model_dump(mode="json", exclude={"examples", "answer_schema"}),
-            "examples": [example.model_dump() for example in self._pool] if self.shots else [],
+            **{name: value for name, value in values.items() if name not in ("examples", "answer_schema")},
+            "examples": [_content(example) for example in self._pool] if self.shots else [],
             "schema": self._schema,
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -213,104 +222,55 @@ class PromptFile(Section):
         """The turns to send for one row. See ``render``, which also counts the examples."""
         return self.render(row, seed).messages
 
-    def render(self, row: Prompt, seed: int, count: Callable[[str], int] | None = None) -> Rendered:
+    def render(
+        self,
+        row: Prompt,
+        seed: int,
+        count: Callable[[str], int] | None = None,
+        seen: Mapping[str, Any] | None = None,
+    ) -> Rendered:
         """Render one row.
 
         Args:
-            row: the prompt; its text decides which examples are drawn, so that other rows or their order do not
+            row: the prompt; its text decides which examples are chosen, so that other rows or their order do not
             matter. seed: seed of the run.
-            count: tokens of a text, by a real tokenizer; without it a careful estimate.
+            count: tokens (``tokens.counter`` of a teacher, or a function of a text); without it, at most.
+            seen: values of ``variables``, and where it is to be shown otherwise, ``prompt``.
 
         Raises:
             OverBudget: it does not fit into ``max_context_tokens``.
-            DataError: the template uses a fact that the row lacks.
+            DataError: a template uses a fact or a variable that the row lacks.
         """
-        lang: Language = language_of(row.prompt) if row.lang == "other" else row.lang
-        system = "\n".join(text for text in (self.system.of(lang).strip(), self._instruction(lang)) if text)
-        head = messages(("system", system)) if system else []
-        tail = messages(("user", self._user(lang, row.prompt, json.loads(row.facts), f"row {row.id}")))
-        chosen, fewer = self._choose(row, lang, seed)
-        while True:
-            turns = [turn for example in chosen for turn in self._turns(example)]
-            whole = head + turns + tail
-            size = sum(4 + (count or estimate_tokens)(turn["content"]) for turn in whole)
-            if self.max_context_tokens is None or size <= self.max_context_tokens:
-                return Rendered(whole, len(chosen), fewer)
-            if self.over_budget == "error" or not chosen:
-                raise OverBudget(
-                    f"prompt of row {row.id} is too long: got about {size} tokens with {len(chosen)} examples, because "
-                    f"max_context_tokens is {self.max_context_tokens}; shorten it, raise the limit, or set "
-                    "over_budget: drop_examples"
-                )
-            chosen, fewer = chosen[:-1], fewer + 1
+        return self._renderer.render(row, seed, count, seen)
+
+    def similarity(self, row: Prompt, example: Example) -> float:
+        """Lexical similarity (steps/lib/examples.py) of a row and an example of the file, 0 to 1."""
+        pool = self._renderer.pool
+        return pool.similarity(row.prompt, language_for(row), self._pool.index(example)) if pool else 0.0
 
     def parse(self, text: str) -> Parsed:
-        """Read a reply. Nothing is guessed: what does not have the asked shape is flagged ``unparsed`` or
-        ``schema``."""
-        flags: list[str] = []
-        thought, answer = "", text.strip()
-        if (found := _THINK.match(answer)) or answer.startswith("<think>"):
-            flags.append("think_tag")
-            thought = (found.group(1) if found else answer.removeprefix("<think>")).strip()
-            answer = answer[found.end() :].strip() if found else ""
-        whole = answer
-        if self.chain_of_thought.mode != "none" and answer:
-            said, answer, clear = self._split(answer)
-            thought = "\n".join(part for part in (thought, said) if part)
-            if not clear:
-                flags.append("unparsed")
-        if not answer:
-            flags.append("empty")
-        elif "unparsed" not in flags:
-            if flag := self._shape(answer):
-                flags.append(flag)
-            if (self._schema is None or flag) and _REFUSAL.match(answer):
-                flags.append("refusal")
-        mode = self.chain_of_thought.mode
-        return Parsed(whole if mode == "keep" else answer, thought if mode == "apart" else "", tuple(flags))
+        """Read a reply. See ``replies.read_reply``."""
+        return read_reply(text, self.chain_of_thought, self._validator)
 
-    def _instruction(self, lang: Language) -> str:
-        return self.chain_of_thought.instruction.of(lang).strip() if self.chain_of_thought.mode != "none" else ""
+    def retry(
+        self, turns: Sequence[dict[str, str]], text: str, parsed: Parsed, lang: Language | None = None
+    ) -> list[dict[str, str]]:
+        """The turns that ask again: what was sent, the teacher's words, and what is wrong with them.
 
-    def _choose(self, row: Prompt, lang: Language, seed: int) -> tuple[list[Example], int]:
-        pool = [example for example in self._pool if self.pick != "same_language" or example.lang == lang]
-        others = [example for example in pool if example.prompt.strip() != row.prompt.strip()]
-        wanted = min(self.shots, len(others))
-        if self.pick == "fixed":
-            return others[:wanted], self.shots - wanted
-        draw = random.Random(f"{seed}\n{row.prompt}")
-        return draw.sample(others, wanted), self.shots - wanted
+        Args:
+            turns: what was sent.
+            text: the reply, as it came.
+            parsed: how it was read; it has a ``problem``.
+            lang: language of the row; without it, that of the last turn.
+        """
+        if parsed.problem is None:
+            raise ValueError("an answer in the asked form is not asked for again")
+        lang = lang or language_of(turns[-1]["content"])
+        note = self._repair[lang].render(problem=parsed.problem.of(lang))
+        if not text.strip():  # servers refuse an empty turn, and templates two turns of one role
+            return [*map(dict, turns[:-1]), {**turns[-1], "content": f"{turns[-1]['content']}\n\n{note}"}]
+        return [*map(dict, turns), *messages(("assistant", text), ("user", note))]
 
-    def _turns(self, example: Example) -> list[dict[str, str]]:
-        user = self._user(example.lang, example.prompt, example.facts, f"example {example.prompt[:40]!r}")
-        answer = example.answer
-        if self.chain_of_thought.mode != "none":
-            answer = f"{example.thought}\n{self.chain_of_thought.marker.of(example.lang)}\n{answer}"
-        return messages(("user", user), ("assistant", answer))
 
-    def _user(self, lang: Language, prompt: str, facts: dict[str, Any], where: str) -> str:
-        try:
-            return self._templates[lang].render(prompt=prompt, lang=lang, facts=facts)
-        except Exception as error:  # a template is code: it can raise anything
-            raise DataError(
-                f"user template fails on {where}: got {error}, because the row has the facts {sorted(facts)}; "
-                "correct the template, or test with `is defined`"
-            ) from None
-
-    def _split(self, text: str) -> tuple[str, str, bool]:
-        """Thought, answer, and whether exactly one marker line stood between them."""
-        marks = [re.escape(mark) for mark in (self.chain_of_thought.marker.zh, self.chain_of_thought.marker.en)]
-        found = list(re.finditer(rf"^[ \t]*(?:{'|'.join(marks)})[ \t]*[:：]?", text, re.MULTILINE))
-        if len(found) != 1:
-            return "", text, False
-        return text[: found[0].start()].strip(), text[found[0].end() :].strip(), True
-
-    def _shape(self, answer: str) -> str:
-        """The flag of an answer that is not as the schema says: unparsed, schema, or none."""
-        if self._validator is None:
-            return ""
-        try:
-            value = parse_strict(answer)
-        except ValueError:
-            return "unparsed"
-        return "" if self._validator.is_valid(value) else "schema"
+def _content(example: Example) -> dict[str, Any]:
+    return example.model_dump(exclude=None if example.seen else {"seen"})

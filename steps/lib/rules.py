@@ -215,6 +215,15 @@ def read_values(model: type[M], path: Path) -> M:
         raise ConfigError(f"{path} cannot be read, because {error.strerror}; give the path of a YAML file") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML, because {error}; mend the file") from error
+    return check_values(model, values, path)
+
+
+def check_values(model: type[M], values: object, path: Path) -> M:
+    """Make a model of the values of a file.
+
+    Raises:
+        ConfigError: naming the file and every wrong field with its value.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -7,6 +7,7 @@ Four kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from steps.lib.asking import Client, OnOutcome, Outcome, Request, draw
+from steps.lib.batch_teacher import BatchClient
 from steps.lib.config import Neutral, Section
 from steps.lib.digests import digest_file
 from steps.lib.errors import TeacherError
 from steps.lib.http_teacher import HttpClient, HttpTeacher
-from steps.lib.ledger import Reply
+from steps.lib.ledger import Reply, Spent
 from steps.lib.local_teacher import LocalClient, LocalTeacher
-from steps.lib.vllm_teacher import VllmClient, VllmTeacher
+from steps.lib.tokens import tokenizer_identity
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""
@@ -47,6 +49,7 @@ class ScriptedClient:
     """Answers by rules. The prompt is seen bare; template, examples and schema play no part."""
 
     alone = True
+    window = 1024
 
     def __init__(self, config: ScriptedTeacherConfig, seed: int) -> None:
         self.name = config.name
@@ -81,14 +84,31 @@ class ScriptedClient:
                 report(request, Outcome(Reply(text, model=self.name)))
 
 
-def open_client(config: HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig, seed: int) -> Client:
+def open_client(
+    config: HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig,
+    seed: int,
+    spent: Spent | None = None,
+    *,
+    folder: Path | None = None,
+    log: logging.Logger | None = None,
+) -> Client:
     """The client of a teacher. Nothing is loaded or sent yet.
 
+    Args:
+        config: the teacher.
+        seed: the run's.
+        spent: what the ledger says that this teacher used already; its budget counts it.
+        folder: where a batch that was submitted is remembered: beside the ledger.
+        log: for warnings.
+
     Raises:
-        TeacherError: the environment variable of an HTTP teacher's key is not set; vllm is not installed.
+        TeacherError: an HTTP teacher's key is not there; vllm is not installed.
+        ConfigError: a budget in US dollars for a model without a known price; mode batch without a folder.
     """
     if isinstance(config, HttpTeacher):
-        return HttpClient(config)
+        if config.mode == "batch":
+            return BatchClient(config, spent, folder, log)
+        return HttpClient(config, spent, log)
     if isinstance(config, LocalTeacher):
         return LocalClient(config)
     if isinstance(config, VllmTeacher):
@@ -99,7 +119,7 @@ def open_client(config: HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeach
 def identities(teachers: Sequence[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
     """External identities for a step's key: what a path or hub id points to.
 
-    An HTTP teacher has none: its endpoint class and model name stand in the configuration.
+    An HTTP teacher has only its tokenizer: endpoint class and model name stand in the configuration.
     """
     found: dict[str, str] = {}
     for teacher in teachers:
@@ -109,6 +129,8 @@ def identities(teachers: Sequence[HttpTeacher | LocalTeacher | VllmTeacher | Scr
             from steps.lib.models import hub_identity
 
             found[f"teacher {teacher.name}"] = hub_identity(teacher.model, teacher.revision)
+        elif teacher.tokenizer is not None:
+            found[f"tokenizer of {teacher.name}"] = tokenizer_identity(teacher.tokenizer)
     return found
 
 

@@ -57,14 +57,14 @@ def test_candidates_come_in_prompt_order_whatever_order_answers_arrive(tmp_path:
         server.decide = lambda number, body: Act(
             text="re: " + body["messages"][-1]["content"], delay=0.02 * (number % 5)
         )
-        second = build(spec(values(tmp_path, server.url, samples=2)), tmp_path / "a" / "2")
+        second = build(spec(values(tmp_path, server.url, samples=2)), tmp_path / "b" / "2")
     assert [row.id for row in rows(first)] == [f"p{n}/{k}" for n in range(40) for k in (0, 1)]
     assert all(row.answer == f"re: {row.prompt}" and row.teacher == "server" and row.request for row in rows(first))
     assert first.digest == second.digest
     metrics = first.manifest["metrics"]
     assert metrics["server/answered"] == metrics["server/requests"] == 80
     assert first.manifest["tokens"] == 800
-    assert first.manifest["rows"]["in"] == {"answers": 80, "prompts": 40}
+    assert first.manifest["rows"]["in"] == {"answer": 80, "answers": 80, "prompts": 40}
     assert plain_record(first) == [("ok", 1)] * 80
 
 
@@ -203,7 +203,7 @@ def test_flags_are_noted_or_drop(tmp_path: Path) -> None:
         assert {tuple(row.flags) for row in rows(artifact)} == {("refusal",)}
         assert artifact.manifest["metrics"]["flags/refusal"] == 40
         with pytest.raises(DataError, match=r"no candidate.*refusal 40"):
-            build(spec(values(tmp_path, server.url, drop_flags=["refusal"])), tmp_path / "s" / "dropped")
+            build(spec(values(tmp_path, server.url, drop_flags=["refusal"], min_kept_share=0)), tmp_path / "s" / "none")
 
 
 def test_thought_is_stored_apart(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_scripted_teacher_offline_with_real_prompts(tmp_path: Path) -> None:
     assert one.digest == two.digest and build(spec(settings, seed=1), tmp_path / "s" / "3").digest != one.digest
     assert {row.teacher for row in rows(one)} == {"scripted-desk"}
     counts = one.manifest["rows"]
-    assert counts["in"]["answers"] == 120 == counts["out"]["candidates"] + sum(counts["dropped"]["answers"].values())
+    assert counts["in"]["answers"] == 120 == counts["out"]["candidates"] + sum(counts["dropped"].get("answers", {}).values())
     file = PromptFile.read(Path("configs/prompts/aftersales.yaml"))
     assert all(file.parse(row.answer).flags == () for row in rows(one))
 

@@ -8,9 +8,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from steps.lib.errors import ConfigError, DataError
-from steps.lib.prompt_parts import estimate_tokens
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.rows import Prompt
+from steps.lib.tokens import BOUND
 
 EXAMPLES = [
     {"lang": lang, "prompt": f"{lang} question {n}", "answer": json.dumps({"n": n}), "thought": f"thought {n}"}
@@ -124,8 +124,11 @@ def test_examples_must_keep_the_schema(tmp_path: Path) -> None:
     [
         ('{"n": 1}', ()),
         (' {"n": 1}\n', ()),
-        ('Sure: {"n": 1}', ("unparsed",)),
-        ('```json\n{"n": 1}\n```', ("unparsed",)),
+        ('Sure: {"n": 1}', ("repaired",)),
+        ('```json\n{"n": 1}\n```', ("repaired",)),
+        ('Sure: {"n": "1"}', ("repaired", "schema")),
+        ('{"n": 1} or {"n": 2}', ("unparsed",)),
+        ("I'm sorry, but I can't help with that. {\"n\": 1}", ("repaired", "refusal")),
         ('{"n": 1, "n": 2}', ("unparsed",)),
         ('{"n": NaN}', ("unparsed",)),
         ('{"n": "1"}', ("schema",)),
@@ -172,11 +175,12 @@ def test_chain_of_thought_wants_its_marker_and_thoughts(tmp_path: Path) -> None:
 
 
 def test_over_budget(tmp_path: Path) -> None:
-    long = [{**example, "prompt": example["prompt"] + " x" * 150} for example in EXAMPLES]  # about 110 tokens a shot
+    long = [{**example, "prompt": example["prompt"] + " x" * 30} for example in EXAMPLES]  # about 100 bytes a shot
     file = make(tmp_path, long, shots=5, max_context_tokens=300, over_budget="drop_examples")
     rendered = file.render(row(), 0)
     assert rendered.shots + rendered.fewer == 5 and 1 <= rendered.shots < 5
-    assert sum(4 + estimate_tokens(turn["content"]) for turn in rendered.messages) <= 300
+    assert rendered.tokens == BOUND.turns(rendered.messages) <= 300
+    assert BOUND.turns(make(tmp_path, long, shots=rendered.shots + 1).messages(row(), 0)) > 300  # one more does not fit
     with pytest.raises(OverBudget, match="row r1 is too long"):
         file.render(row("y" * 2000), 0)
     with pytest.raises(OverBudget, match="with 5 examples"):
@@ -201,7 +205,7 @@ def test_digest_is_of_content(tmp_path: Path) -> None:
 def test_prompt_files_of_the_repository() -> None:
     folder = Path("configs/prompts")
     files = [path for path in folder.glob("*.yaml") if path.name != "judge.yaml"]
-    assert {path.stem for path in files} == {"aftersales", "aftersales-cot", "plain"}
+    assert {path.stem for path in files} >= {"aftersales", "aftersales-cot", "plain"}
     for path in files:
         file = PromptFile.read(path)
         for lang, text in (("zh", "我要退货"), ("en", "I want a refund")):

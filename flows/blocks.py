@@ -1,0 +1,69 @@
+"""Prefect Secret blocks: read here, since steps know no Prefect, and handed to a step in the environment of its process.
+
+A value goes nowhere else: into no key, manifest, ledger, message or log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from steps.lib.errors import ConfigError
+from steps.lib.wire import secret_variable
+
+FIELD = "api_key_block"
+"""The field of a section that names a block."""
+
+
+def block_names(section: Any) -> Iterator[str]:
+    """The blocks that a section and those below it name."""
+    if isinstance(section, BaseModel):
+        if name := getattr(section, FIELD, None):
+            yield name
+        for field in type(section).model_fields:
+            yield from block_names(getattr(section, field))
+    elif isinstance(section, (list, tuple)):
+        for item in section:
+            yield from block_names(item)
+    elif isinstance(section, dict):
+        for item in section.values():
+            yield from block_names(item)
+
+
+def secrets(section: Any) -> dict[str, str]:
+    """Environment variables with the values of all blocks that a section names. What is set already is not read again.
+
+    Raises:
+        ConfigError: blocks cannot be read; all of them are told.
+    """
+    wanted = {name: secret_variable(name) for name in sorted(set(block_names(section)))}
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for name, variable in wanted.items():
+        if os.environ.get(variable):
+            continue
+        try:
+            found[variable] = _read(name)
+        except Exception as error:  # Prefect's and its server's errors are of many kinds
+            cause = " ".join(str(error).split())[:200] or type(error).__name__
+            problems.append(
+                f"{FIELD} cannot be read: got no Prefect Secret block {name!r}, because {cause}; make the block (page "
+                f"Blocks of Prefect, or Secret(value=...).save({name!r}) in Python), point PREFECT_API_URL at the server that has "
+                "it, or name a variable with api_key_env"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _read(name: str) -> str:
+    from prefect.blocks.system import Secret
+
+    block: Any = Secret.load(name, _sync=True)  # type: ignore[call-arg]  # also where a loop runs in this thread
+    value = block.get()
+    if not isinstance(value, str) or not value:
+        raise ValueError("it holds no text")
+    return value
