@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 WINDOW = 16
 """Batches of requests that are handed over together: enough to put likes together."""
 UNIT = 4
-"""Batches that are computed, and after a kill computed again, as one. At its end slots stand empty: one batch a unit was FIXME slower."""
+"""Batches that are computed, and after a kill computed again, as one. At its end slots stand empty: one batch a unit took 8 to
+17 % longer (160 answers of SmolLM2, of 7 to 256 tokens), and sixteen 1 to 3 % less."""
 ALIKE = 32
 """Tokens that prompts begin with in common, for them to be put together."""
 PASSES = 8

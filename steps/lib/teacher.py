@@ -24,6 +24,7 @@ from steps.lib.http_teacher import HttpClient, HttpTeacher
 from steps.lib.ledger import Reply, Spent
 from steps.lib.local_teacher import LocalClient, LocalTeacher
 from steps.lib.tokens import tokenizer_identity
+from steps.lib.vllm_teacher import VllmClient, VllmTeacher
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""
