@@ -1,8 +1,8 @@
 """Tokens a second of the teacher in this process against transformers' `generate`, one row at a time and in padded batches.
 
-The same model, prompts, `max_tokens` and greedy draws, the sides in turns in one process; `ours` is the whole client (`LocalClient`), from
-requests to replies. `plain` has short prompts of both languages, `shared` a system text and examples that all prompts begin with.
-Ratios are of the same round; a round's answers are compared with those of one row at a time.
+The same model, prompts, `max_tokens` and greedy draws, the sides in turns in one process; `ours` is the whole client
+(`LocalClient`), from requests to replies. `plain` has short prompts of both languages, `shared` a system text and examples that all
+prompts begin with. Ratios are of the same round; a round's answers are compared with those of one row at a time.
 
 Run:  python benchmarks/local_teacher.py --model DIR [--rows 32] [--rounds 3] [--max-tokens 64] [--batch 16] [--what plain shared]
 """
@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -37,7 +36,9 @@ def turns(rows: int, what: str) -> list[Turns]:
     before: Turns = []
     if what == "shared":
         lines = (ROOT / "data/seed/prompts/task/examples.jsonl").read_text(encoding="utf-8").splitlines()
-        before = [{"role": "system", "content": "You answer customers of a shop. 你是网店的客服。Write one JSON object."}]
+        before = [
+            {"role": "system", "content": "You answer customers of a shop. 你是网店的客服。Write one JSON object."}
+        ]
         for line in lines[:SHOTS]:
             example = json.loads(line)
             before += [{"role": "user", "content": example["prompt"]}]
@@ -144,7 +145,9 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     sides = Sides(arguments)
-    head = f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {arguments.threads} threads, batches of {arguments.batch}."
+    head = (
+        f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {arguments.threads} threads, batches of {arguments.batch}."
+    )
     lines = [head] + [line for what in arguments.what for line in compared(sides, what, arguments)]
     print("\n".join(lines))
 

@@ -1,15 +1,15 @@
 """Answers to many prompts at once: rows share every pass over the weights, and nothing else that could change an answer.
 
 Most of the time of a decoded token goes into reading the weights, whether one row is in the pass or sixteen. So a pass holds one
-token of each running row and the whole prompts of the rows that begin, laid end to end without padding; a row that ends makes room for
-the next one at once. The tokens that all prompts begin with are computed once, their keys and values are held once, and all rows
-attend to them in one product.
+token of each running row and the whole prompts of the rows that begin, laid end to end without padding; a row that ends makes room
+for the next one at once. The tokens that all prompts begin with are computed once, their keys and values are held once, and all
+rows attend to them in one product.
 
-Every row is drawn with numbers of its own (``chance``), made from its seed and the place in its answer. What its neighbours change is
-the rounding of sums, about 1e-6 of a probability; the same rows in the same order give the same bits.
+Every row is drawn with numbers of its own (``chance``), made from its seed and the place in its answer. What its neighbours change
+is the rounding of sums, about 1e-6 of a probability; the same rows in the same order give the same bits.
 
-Sources: mixing prompts and running rows in a pass, Yu et al., "Orca" (OSDI 2022), section 3; one product for a shared prefix, Juravsky et
-al., "Hydragen" (arXiv 2402.05099), section 3. Deviation: a prompt is never cut into pieces.
+Sources: mixing prompts and running rows in a pass, Yu et al., "Orca" (OSDI 2022), section 3; one product for a shared prefix,
+Juravsky et al., "Hydragen" (arXiv 2402.05099), section 3. Deviation: a prompt is never cut into pieces.
 
 Letters in shapes: N tokens of a pass, R running rows, P tokens of the prefix, W tokens of the longest row, S slots, D channels of a
 head, A attention heads, K heads of keys and values, G = A / K, V vocabulary.
@@ -31,6 +31,8 @@ NAME = "prefline_rows"
 """What transformers calls our attention."""
 TOKENS_A_PASS = 2048
 """Tokens of prompts that begin in one pass; a longer prompt begins alone."""
+PREFIXES = 4
+"""Prefixes whose keys and values are kept."""
 LIKELY = 256
 """Tokens among which a share of probability (top_p) is looked for before all are sorted."""
 
@@ -39,7 +41,7 @@ LIKELY = 256
 class Row:
     """A prompt to be answered."""
 
-    ids: Sequence[int]
+    ids: list[int]
     seed: int
 
 
@@ -104,7 +106,7 @@ def _passed(shares: Any, chances: Sequence[float]) -> list[int]:
     return list(places.clamp(max=shares.shape[-1] - 1).tolist())
 
 
-def shared(prompts: Sequence[Sequence[int]]) -> int:
+def shared(prompts: Sequence[list[int]]) -> int:
     """How many tokens all prompts begin with; at least one token of each is left over."""
     first, last = min(prompts), max(prompts)  # what these two share, all between them do
     most = min(map(len, prompts)) - 1
@@ -174,10 +176,11 @@ def _attend(
             said = said + old.view(heads, count, groups, -1).transpose(0, 1)
         out[:count] = said.reshape(count, heads * groups, -1)
     for slot, start, stop in now.begins:
-        own = key[0, :, start:stop], value[0, :, start:stop]  # (K, L, D)
-        keys[slot, :, : stop - start], values[slot, :, : stop - start] = own
-        whole = own if prefix is None else tuple(torch.cat(pair, 1) for pair in zip(prefix, own, strict=True))
-        out[start:stop] = _causal(query[0, :, start:stop], *whole, scale).transpose(0, 1)
+        own_keys, own_values = key[0, :, start:stop], value[0, :, start:stop]  # (K, L, D)
+        keys[slot, :, : stop - start], values[slot, :, : stop - start] = own_keys, own_values
+        if prefix is not None:
+            own_keys, own_values = torch.cat([prefix[0], own_keys], 1), torch.cat([prefix[1], own_values], 1)
+        out[start:stop] = _causal(query[0, :, start:stop], own_keys, own_values, scale).transpose(0, 1)
     return out[None], None
 
 
@@ -256,7 +259,7 @@ class Decoder:
             prefix: tokens that are computed once for all rows; None: as many as they share, 0: none.
         """
         size = shared([row.ids for row in rows]) if prefix is None and len(rows) > 1 else prefix or 0
-        common = self._prefix(tuple(rows[0].ids[:size])) if size else None
+        common = self._prefix(rows[0].ids[:size]) if size else None
         self._make_room(max(len(row.ids) for row in rows) - size + self._sampling.max_tokens)
         queue = deque(range(len(rows)))
         running: list[Said] = []
@@ -292,7 +295,7 @@ class Decoder:
 
     def first_logits(self, rows: Sequence[Row], prefix: int) -> Any:
         """Logits (R, V) of the first token of each answer; for checks."""
-        common = self._prefix(tuple(rows[0].ids[:prefix])) if prefix else None
+        common = self._prefix(rows[0].ids[:prefix]) if prefix else None
         self._make_room(max(len(row.ids) for row in rows) - prefix)
         return self._pass(common, prefix, [], [], [row.ids[prefix:] for row in rows])
 
@@ -302,7 +305,7 @@ class Decoder:
         size: int,
         last: list[int],
         lengths: list[int],
-        begin: Sequence[Sequence[int]],
+        begin: Sequence[list[int]],
     ) -> Any:
         """One pass: logits (R, V) of the running rows and of those that begin, in the order of their slots."""
         import torch
@@ -316,7 +319,9 @@ class Decoder:
         width = max(lengths, default=0) + 1
         have = torch.tensor(lengths, dtype=torch.long, device=device)
         hidden = (torch.arange(width, device=device)[None] > have[:, None])[:, None, None]
-        now = _Pass(self._keys, self._values, (self._slots, self._width), prefix, len(last), have, width, hidden, begins)
+        now = _Pass(
+            self._keys, self._values, (self._slots, self._width), prefix, len(last), have, width, hidden, begins
+        )
         keep = [*range(len(last)), *(stop - 1 for _, _, stop in begins)]
         with torch.inference_mode():
             logits = self._model(
@@ -330,18 +335,19 @@ class Decoder:
             raise RuntimeError(f"{now.visited} of {self._layers} layers attended")
         return logits
 
-    def _prefix(self, ids: tuple[int, ...]) -> list[tuple[Any, Any]]:
+    def _prefix(self, ids: list[int]) -> list[tuple[Any, Any]]:
         """Keys and values of a prefix, computed alone; the last few are kept."""
-        if ids not in self._prefixes:
+        name = tuple(ids)
+        if name not in self._prefixes:
             self._make_room(len(ids))
             self._pass(None, 0, [], [], [ids])
-            while len(self._prefixes) >= 4:
+            while len(self._prefixes) >= PREFIXES:
                 self._prefixes.pop(next(iter(self._prefixes)))
-            self._prefixes[ids] = [
+            self._prefixes[name] = [
                 (key[0, :, : len(ids)].clone(), value[0, :, : len(ids)].clone())
                 for key, value in zip(self._keys, self._values, strict=True)
             ]
-        return self._prefixes[ids]
+        return self._prefixes[name]
 
     def _make_room(self, width: int) -> None:
         """Slots of at least so many tokens; a layer makes its own when it first attends."""

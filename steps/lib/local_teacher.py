@@ -3,10 +3,10 @@
 Requests come by windows. A window's requests are put together by what their prompts begin with (a language's system text, the same
 examples) and by length, and cut into units of a few batches; inside a unit a row that ends makes room for the next one.
 
-What is guaranteed: units depend on the window's requests alone, never on which of them are missing or where a run was killed, and a
-unit of which anything is missing is computed again whole. So a killed run gives the answers of an uninterrupted one bit by bit, on the
-same machine with the same libraries and number of threads. A row's draws are its own (its request's seed); other neighbours change
-the rounding of sums and nothing else.
+What is guaranteed: units depend on the window's requests alone, never on which of them are missing or where a run was killed, and
+a unit of which anything is missing is computed again whole. So a killed run gives the answers of an uninterrupted one bit by bit,
+on the same machine with the same libraries and number of threads. A row's draws are its own (its request's seed); other neighbours
+change the rounding of sums and nothing else.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ class LocalClient:
         if not any(request.key in missing for request in requests):
             return
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as thread:  # one, since a pass's threads of OpenMP belong to the thread that calls it
+        with ThreadPoolExecutor(
+            1
+        ) as thread:  # one, since a pass's threads of OpenMP belong to the thread that calls it
             fitting, failed = await loop.run_in_executor(thread, self._fitting, requests)
             for request, outcome in failed:
                 if request.key in missing:

@@ -1,7 +1,8 @@
 """Teachers: the configuration union, one client for each kind, and which teacher gives which sample.
 
 Four kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process), ``vllm``
-(vLLM's offline engine) and ``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report takes it for a model).
+(vLLM's offline engine) and ``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report
+takes it for a model).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ vLLM pins versions of torch and transformers that are not ours, so it wants an e
 imported when a request is to be asked, and never otherwise. A served vLLM (``kind: http``) is the easier way.
 
 Prompts are rendered and tokenised here, by the same code as for ``kind: local``. Each request has its own seed. vLLM puts batches
-together by what arrives when, so an answer can differ between runs by the rounding of sums; what was received is kept, and only what is
-missing is asked for.
+together by what arrives when, so an answer can differ between runs by the rounding of sums; what was received is kept, and only
+what is missing is asked for.
 
 Call surface: LLM(...), LLM.generate(prompts, sampling_params, use_tqdm=...), https://docs.vllm.ai/en/stable/api/vllm/;
 StructuredOutputsParams(json=...) in SamplingParams(structured_outputs=...), before vLLM 0.11 GuidedDecodingParams(json=...) in
@@ -74,10 +74,10 @@ class VllmClient:
     def __init__(self, config: VllmTeacher) -> None:
         if find_spec("vllm") is None:
             raise TeacherError(
-                f"teacher {config.name} needs vllm: got no such package, because it is an optional extra that brings its own torch "
-                "and does not fit into prefline's environment; install it into one of its own with `python -m venv .venv-vllm && "
-                ".venv-vllm/bin/pip install vllm`, and run `python -m steps.generate` there (docs/generation.md), or serve the model "
-                "with `vllm serve` and name it as a teacher of kind http"
+                f"teacher {config.name} needs vllm: got no such package, because it is optional and brings a torch of its own "
+                "that does not fit into prefline's environment; give it one with `python -m venv .venv-vllm && .venv-vllm/bin/pip install "
+                "--group vllm` and run `.venv-vllm/bin/python -m steps.generate` (docs/generation.md), or serve the model with "
+                "`vllm serve` and name it as a teacher of kind http"
             )
         self.name = config.name
         self.window = config.window
@@ -210,6 +210,7 @@ class VllmClient:
     def _broken(self, what: str, error: Exception) -> TeacherError:
         first = (str(error).strip().splitlines() or [""])[0][:300]
         return TeacherError(
-            f"teacher {self.name}: vLLM {what}: got {type(error).__name__}: {first}, because of the engine, the GPU or the settings; "
-            "look at its own messages above, lower gpu_memory_utilization or max_model_len, or serve the model (kind: http)"
+            f"teacher {self.name}: vLLM {what}: got {type(error).__name__}: {first}, because of the engine, the GPU or the "
+            "settings; look at its own messages above, lower gpu_memory_utilization or max_model_len, or serve the model "
+            "(kind: http)"
         )

@@ -55,7 +55,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     binary = Path(sys.executable).with_name("transformers")
     words = [str(binary), "serve", folder, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as sink:
-        process = subprocess.Popen(words, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        process = subprocess.Popen(
+            words, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
     try:
         for _ in range(240):
             assert process.poll() is None, log.read_text()[-2000:]
@@ -86,13 +88,23 @@ def configured(served: Served, tmp_path: Path, **teacher: Any) -> list[str]:
         "drop_flags": [],
     }  # fmt: skip
     (tmp_path / "generate.yaml").write_text(json.dumps(values))
-    return [sys.executable, "-m", "steps.generate", "--config", str(tmp_path / "generate.yaml"), "--out", str(tmp_path / "out")]
+    return [
+        sys.executable,
+        "-m",
+        "steps.generate",
+        "--config",
+        str(tmp_path / "generate.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
 
 def kept(path: Path) -> dict[str, tuple[Any, ...]]:
     """What a ledger holds: source -> (text, finish_reason, model, tokens_in, tokens_out)."""
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as base:
-        rows = base.execute("SELECT source, text, finish_reason, model, tokens_in, tokens_out FROM requests WHERE status!='failed'")
+        rows = base.execute(
+            "SELECT source, text, finish_reason, model, tokens_in, tokens_out FROM requests WHERE status!='failed'"
+        )
         return {source: tuple(values) for source, *values in rows}
 
 
@@ -143,7 +155,9 @@ def test_a_killed_run_asks_only_for_the_rest(served: Served, tmp_path: Path) -> 
         turns = [{"role": "user", "content": prompt}]
         sent = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
         assert (tokens_in, model) == (len(sent), f"{served.model}@main") and 0 < tokens_out <= TOKENS
-        assert finish == ("length" if tokens_out == TOKENS else "stop") and candidates[f"p{k}/0"]["answer"] == text.strip()
+        assert (
+            finish == ("length" if tokens_out == TOKENS else "stop") and candidates[f"p{k}/0"]["answer"] == text.strip()
+        )
         assert ("truncated" in candidates[f"p{k}/0"]["flags"]) == (finish == "length")
         assert not [one for one in tokenizer.all_special_tokens if one in text]
     assert {finish for _, finish, *_ in all_of.values()} == {"length", "stop"}, "both ends were seen"
@@ -155,7 +169,9 @@ def test_the_same_model_in_this_process_gives_the_same_greedy_answers(served: Se
     assert subprocess.run(command, capture_output=True).returncode == 0
     over_http = {key: values[:2] for key, values in kept(tmp_path / "out" / "record" / "requests.sqlite").items()}
     values = json.loads((tmp_path / "generate.yaml").read_text())
-    values["teachers"] = [{"kind": "local", "name": "here", "model": served.model, "temperature": 0, "max_tokens": TOKENS}]
+    values["teachers"] = [
+        {"kind": "local", "name": "here", "model": served.model, "temperature": 0, "max_tokens": TOKENS}
+    ]
     (tmp_path / "generate.yaml").write_text(json.dumps(values))
     done = subprocess.run([*command[:-1], str(tmp_path / "here")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

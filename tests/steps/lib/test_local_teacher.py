@@ -25,7 +25,10 @@ from steps.lib.local_teacher import ALIKE, LocalClient, LocalTeacher, units
 
 pytestmark = pytest.mark.tiny
 WORDS = "Is 12 fine? 订单A12345到了吗？ The birds sing in the garden all day, and nobody minds. 鸟儿歌唱。"
-SYSTEM = {"en": "You answer customers of a shop in the garden all day. Write plainly, and in one or two short sentences, please.", "zh": "你是网店的售后客服，请用中文直接回答客户。"}
+SYSTEM = {
+    "en": "You answer customers of a shop in the garden all day. Write plainly, and in one or two short sentences, please.",
+    "zh": "你是网店的售后客服，请用中文直接回答客户。",
+}
 LENGTH = 192
 
 
@@ -145,18 +148,20 @@ def test_the_shared_prefix_is_computed_once(ours: Any, tokenizer: Any, monkeypat
     assert said(run(decoder.answers(given))) == said(found) and sum(tokens) == whole - len(given) * size + decoded
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma", "phi3", "olmo2", "mixtral", "gpt_neox", "cohere", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "kind", ["qwen2", "qwen3", "gemma", "phi3", "olmo2", "mixtral", "gpt_neox", "cohere", "deepseek_v3"]
+)
 def test_other_architectures_answer_as_alone(kind: str) -> None:
     """Biases, norms of queries and keys, other scales, fused projections, experts, values of another size than keys."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = dict(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                 max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=2, head_dim=8)  # fmt: skip
+    shape = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                 "max_position_embeddings": LENGTH, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8}  # fmt: skip
     more = {"mixtral": {"num_local_experts": 4, "sliding_window": None}, "phi3": {"sliding_window": None},
-            "deepseek_v3": dict(num_key_value_heads=4, head_dim=4, q_lora_rank=16, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=6,
-                                n_routed_experts=4, n_group=2, topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1,
-                                moe_intermediate_size=16)}  # fmt: skip
+            "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 4, "q_lora_rank": 16, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
+                                "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1,
+                                "moe_intermediate_size": 16}}  # fmt: skip
     torch.manual_seed(1)
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **more.get(kind, {})})).eval()
     with torch.no_grad():
@@ -166,19 +171,25 @@ def test_other_architectures_answer_as_alone(kind: str) -> None:
     sampling = Sampling(1.0, 1.0, 12)
     alone = [by_hand(made, row, [2], sampling) for row in given]
     assert unable(made) == ""
-    assert said(run(Decoder(made, [2], sampling, 3).answers(given))) == alone and len({str(one) for one, _ in alone}) == 6
+    assert (
+        said(run(Decoder(made, [2], sampling, 3).answers(given))) == alone and len({str(one) for one, _ in alone}) == 6
+    )
 
 
 def test_what_cannot_share_passes_is_known_and_answered_by_generate() -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = dict(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                 max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
+    shape = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "max_position_embeddings": LENGTH, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
     torch.manual_seed(1)
     sliding = AutoConfig.for_model("mistral", **shape, num_key_value_heads=2, sliding_window=8)
-    stretched = AutoConfig.for_model("llama", **shape, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
-    state = AutoConfig.for_model("mamba", vocab_size=400, hidden_size=32, state_size=4, num_hidden_layers=2, eos_token_id=2, pad_token_id=0)
+    stretched = AutoConfig.for_model(
+        "llama", **shape, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    )
+    state = AutoConfig.for_model(
+        "mamba", vocab_size=400, hidden_size=32, state_size=4, num_hidden_layers=2, eos_token_id=2, pad_token_id=0
+    )
     wanted = {"plain attention": sliding, "longest row": stretched, "exchanged|plain": state}
     for reason, config in wanted.items():
         made = AutoModelForCausalLM.from_config(config).eval()
@@ -224,7 +235,7 @@ def test_a_wide_top_p_is_found_among_all_tokens() -> None:
 
 def test_chances_are_even_and_do_not_repeat() -> None:
     numbers = [chance(seed, place) for seed in range(50) for place in range(40)]
-    assert len(set(numbers)) == 2000 and 0 <= min(numbers) and max(numbers) < 1
+    assert len(set(numbers)) == 2000 and min(numbers) >= 0 and max(numbers) < 1
     assert abs(sum(numbers) / 2000 - 0.5) < 0.02
     assert chance(5, 2) == 0.02601027621578167, "the same in every process and version"
 
@@ -263,7 +274,9 @@ def requests(client: Any, count: int, *, more: Sequence[str] = ()) -> list[Reque
         lang = ("en", "zh")[k % 2]
         turns = [{"role": "system", "content": SYSTEM[lang]}, {"role": "user", "content": f"{k} {WORDS[: 5 + k % 11]}"}]
         found.append(make_request(client, turns, prompt=str(k), seed=0, sample=0))
-    return found + [make_request(client, [{"role": "user", "content": one}], prompt=one, seed=0, sample=0) for one in more]
+    return found + [
+        make_request(client, [{"role": "user", "content": one}], prompt=one, seed=0, sample=0) for one in more
+    ]
 
 
 class Killed(BaseException):
@@ -296,7 +309,9 @@ def answered(
 def texts(kept: dict[str, Outcome]) -> dict[str, tuple[Any, ...]]:
     """What is deterministic of outcomes: all but the time."""
     return {
-        key: (o.reply.text, o.reply.finish_reason, o.reply.tokens_in, o.reply.tokens_out, o.reply.model) if o.reply else (o.reason,)
+        key: (o.reply.text, o.reply.finish_reason, o.reply.tokens_in, o.reply.tokens_out, o.reply.model)
+        if o.reply
+        else (o.reason,)
         for key, o in kept.items()
     }
 
@@ -365,7 +380,11 @@ def test_greedy_answers_are_those_of_generate(folder: Path, model: Any, tokenize
     theirs = inference.generate(model, tokenizer, prompts, Sampling(0.0, 1.0, 20), seed=0, batch_size=1)
     for one, answer, ids in zip(wanted, theirs, prompts, strict=True):
         reply = kept[one.key].reply
-        assert reply is not None and (reply.text, reply.tokens_out, reply.tokens_in) == (answer.text, answer.tokens, len(ids))
+        assert reply is not None and (reply.text, reply.tokens_out, reply.tokens_in) == (
+            answer.text,
+            answer.tokens,
+            len(ids),
+        )
         assert reply.finish_reason == ("stop" if answer.finished else "length") and reply.seconds > 0
         assert reply.model == client.identity()["model"]
 
@@ -377,7 +396,9 @@ def test_what_does_not_fit_fails_alone_with_its_reason(folder: Path) -> None:
     answered(client, wanted, kept)
     outcomes = [kept[one.key] for one in wanted]
     assert all(outcome.reply for outcome in outcomes[:5]) and outcomes[5].reply is None
-    assert outcomes[5].reason.startswith("context_overflow: ") and outcomes[5].reason.endswith(f"the model has {LENGTH}")
+    assert outcomes[5].reason.startswith("context_overflow: ") and outcomes[5].reason.endswith(
+        f"the model has {LENGTH}"
+    )
     assert answered(client, wanted, kept := {one.key: kept[one.key] for one in wanted[:5]}) == [wanted[5].key]
 
 
@@ -428,7 +449,11 @@ def test_a_model_of_another_kind_is_slower_and_says_so(
     slower: dict[str, Outcome] = {}
     with caplog.at_level(logging.WARNING, "prefline.teacher"):
         answered(LocalClient(teacher(folder)), wanted, slower)
-    assert texts(slower) == texts(kept) and "teacher l answers by transformers' generate" in caplog.text and "it is strange" in caplog.text
+    assert (
+        texts(slower) == texts(kept)
+        and "teacher l answers by transformers' generate" in caplog.text
+        and "it is strange" in caplog.text
+    )
 
 
 CHANGES: dict[str, Any] = {"temperature": 0.5, "top_p": 0.5, "max_tokens": 3, "dtype": "bfloat16", "batch_size": 5}

@@ -81,10 +81,12 @@ class Engine:
                 assert set(kwargs) <= {"enable_prefix_caching", "max_model_len"}, kwargs
                 if engine.error and not engine.started:
                     raise engine.error
-                told = dict(model=model, tensor_parallel_size=tensor_parallel_size, dtype=dtype, seed=seed)
-                more = dict(trust_remote_code=trust_remote_code, gpu_memory_utilization=gpu_memory_utilization)
+                told = {"model": model, "tensor_parallel_size": tensor_parallel_size, "dtype": dtype, "seed": seed}
+                more = {"trust_remote_code": trust_remote_code, "gpu_memory_utilization": gpu_memory_utilization}
                 engine.started.append({**told, **more, **kwargs})
-                self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=kwargs.get("max_model_len", 100)))
+                self.llm_engine = SimpleNamespace(
+                    model_config=SimpleNamespace(max_model_len=kwargs.get("max_model_len", 100))
+                )
 
             def generate(self, prompts: Any, sampling_params: Any = None, *, use_tqdm: bool = True) -> list[Any]:
                 if engine.error:
@@ -121,7 +123,9 @@ def install(monkeypatch: pytest.MonkeyPatch, engine: Engine, params: type, held:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = tiny.TinyConfig(vocab_size=300, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, max_length=128)
+    config = tiny.TinyConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, max_length=128
+    )
     tokenizer = tiny.build_tokenizer(["hello there, 你好", "some words"], config)
     made = tmp_path_factory.mktemp("model")
     tiny.build_model(tokenizer, config).save_pretrained(made)
@@ -133,21 +137,36 @@ def teacher(folder: Path, **values: Any) -> VllmTeacher:
     return VllmTeacher.model_validate({"kind": "vllm", "name": "big", "model": str(folder), "max_tokens": 20, **values})
 
 
-def ask(client: Any, wanted: list[Request], missing: set[str] | None = None, stop: asyncio.Event | None = None) -> dict[str, Outcome]:
+def ask(
+    client: Any, wanted: list[Request], missing: set[str] | None = None, stop: asyncio.Event | None = None
+) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     keys = frozenset(one.key for one in wanted) if missing is None else frozenset(missing)
-    asyncio.run(client.answer(wanted, keys, lambda request, outcome: found.__setitem__(request.key, outcome), stop or asyncio.Event()))
+    asyncio.run(
+        client.answer(
+            wanted, keys, lambda request, outcome: found.__setitem__(request.key, outcome), stop or asyncio.Event()
+        )
+    )
     return found
 
 
 def requests(client: Any, prompts: list[str]) -> list[Request]:
     return [
-        make_request(client, [{"role": "user", "content": text}], prompt=text, seed=0, sample=0, schema=SCHEMA) for text in prompts
+        make_request(client, [{"role": "user", "content": text}], prompt=text, seed=0, sample=0, schema=SCHEMA)
+        for text in prompts
     ]
 
 
 def test_the_engine_is_told_what_the_configuration_says(folder: Path, engine: Engine) -> None:
-    config = teacher(folder, dtype="bfloat16", gpu_memory_utilization=0.5, tensor_parallel_size=2, max_model_len=64, temperature=0.3, top_p=0.8)
+    config = teacher(
+        folder,
+        dtype="bfloat16",
+        gpu_memory_utilization=0.5,
+        tensor_parallel_size=2,
+        max_model_len=64,
+        temperature=0.3,
+        top_p=0.8,
+    )
     client: Any = open_client(config, 0)
     assert isinstance(client, Batching) and client.alone and client.window == 512 and engine.started == []
     wanted = requests(client, ["hello", "你好"])
@@ -160,11 +179,17 @@ def test_the_engine_is_told_what_the_configuration_says(folder: Path, engine: En
     [(prompts, params)] = engine.calls
     assert prompts == [encode_prompt(tokenizer, one.messages) for one in wanted]
     assert params == [
-        Params(temperature=0.3, top_p=0.8, max_tokens=20, seed=one.seed, structured_outputs=Held(SCHEMA)) for one in wanted
+        Params(temperature=0.3, top_p=0.8, max_tokens=20, seed=one.seed, structured_outputs=Held(SCHEMA))
+        for one in wanted
     ]
     assert len({one.seed for one in params}) == 2, "each request has its own seed"
     reply = found[wanted[1].key].reply
-    assert reply is not None and (reply.text, reply.finish_reason, reply.tokens_in, reply.tokens_out) == ("re 1/1", "stop", len(prompts[1]), 3)
+    assert reply is not None and (reply.text, reply.finish_reason, reply.tokens_in, reply.tokens_out) == (
+        "re 1/1",
+        "stop",
+        len(prompts[1]),
+        3,
+    )
     ask(client, requests(client, ["some words"]))
     assert len(engine.started) == 1, "it is started once"
 
@@ -207,17 +232,25 @@ def test_an_engine_that_breaks_is_an_error_of_the_teacher(folder: Path, engine: 
     if started:
         ask(client, wanted)
     engine.error = RuntimeError("Engine core initialization failed.\nmore")
-    with pytest.raises(TeacherError, match="teacher big: vLLM .*got RuntimeError: Engine core initialization failed., because") as caught:
+    with pytest.raises(
+        TeacherError, match="teacher big: vLLM .*got RuntimeError: Engine core initialization failed., because"
+    ) as caught:
         ask(client, wanted)
     assert ("broke off" in str(caught.value)) == started
 
 
 def test_a_missing_package_says_how_to_get_it(folder: Path) -> None:
-    with pytest.raises(TeacherError, match="teacher big needs vllm: got no such package.*pip install vllm"):
+    with pytest.raises(TeacherError, match="teacher big needs vllm: got no such package.*pip install --group vllm"):
         open_client(teacher(folder), 0)
 
 
-CHANGES: dict[str, Any] = {"temperature": 0.5, "top_p": 0.5, "max_tokens": 3, "dtype": "bfloat16", "structured_output": False}
+CHANGES: dict[str, Any] = {
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "max_tokens": 3,
+    "dtype": "bfloat16",
+    "structured_output": False,
+}
 SAME: dict[str, Any] = {"name": "other", "share": 2.0, "revision": "main", "gpu_memory_utilization": 0.1, "tensor_parallel_size": 2,
                         "window": 3, "max_model_len": 9}  # fmt: skip
 
@@ -236,5 +269,9 @@ def test_nothing_imports_vllm_by_itself() -> None:
     import steps.lib.vllm_teacher as module
 
     source = inspect.getsource(module)
-    assert all(line.startswith("        ") for line in source.splitlines() if "import" in line and " vllm " in line and '"' not in line)
+    assert all(
+        line.startswith("        ")
+        for line in source.splitlines()
+        if "import" in line and " vllm " in line and '"' not in line
+    )
     assert "vllm" not in sys.modules
