@@ -32,6 +32,12 @@ app.command(
 )
 app.command("flows.commands.gc:gc", name="gc", help="What nothing refers to any more, and deleting it.")
 app.command("flows.commands.config:config", name="config", help="Show each value, where it came from, and its doc.")
+prompt = App(name="prompt", help="Prompt files: which there are, and the exact messages that one makes of a row.")
+prompt.command("flows.commands.prompt:render", name="render", help="The exact messages of a row, and their tokens.")
+prompt.command(
+    "flows.commands.prompt:list_", name="list", help="All prompt files: languages, examples, schema, digest."
+)
+app.command(prompt)
 app.command("flows.commands.report:report", name="report", help="Where the report of a configuration lies.")
 app.command("flows.commands.chat:chat", name="chat", help="Talk with models of the line, or let them answer prompts.")
 app.command("flows.commands.registry:registry", name="registry", help="Versions of a model, its champion, rollback.")

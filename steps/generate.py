@@ -43,7 +43,7 @@ from steps.lib.teacher import ScriptedTeacherConfig, Teacher, identities
 VERSION = "2"
 RECORDS = ("dropped.parquet",)
 
-Flag = Literal["truncated", "empty", "unparsed", "schema", "repaired", "refusal", "think_tag"]
+Flag = Literal["truncated", "empty", "repaired", "unparsed", "schema", "refusal", "think_tag"]
 
 
 class GenerateConfig(Section):

@@ -245,7 +245,7 @@ def test_the_readme_tree_is_current() -> None:
         path.relative_to(ROOT).as_posix()
         for room in rooms
         for path in (ROOT / room).rglob("*.*")
-        if path.is_file() and path.stat().st_size and path.suffix in (".py", ".jinja", ".yaml")
+        if path.is_file() and path.stat().st_size and path.suffix in (".py", ".jinja", ".yaml", ".md")
     }
     told = {path for path in listed if path.startswith(rooms) and not path.endswith("/")}
     assert told == there

@@ -1,8 +1,9 @@
 """Worked examples of a prompt file, and which of them are shown before a prompt.
 
-``similar`` and ``diverse`` compare prompts by their character 3-grams: *lexically*, not by meaning. Two prompts that say
-the same in other words are far apart here, and so are a Chinese prompt and its English translation. In exchange nothing is
-downloaded, nothing is asked, and the choice is the same on every machine.
+``similar`` and ``diverse`` compare prompts by their characters (three in a row, two where one is Chinese: a Chinese word has
+two): *lexically*, not by meaning. Two prompts that say the same in other words are far apart here, and so are a Chinese
+prompt and its English translation. In exchange nothing is downloaded, nothing is asked, and the choice is the same on every
+machine.
 
 Sources: Liu et al., "What Makes Good In-Context Examples for GPT-3?", arXiv 2101.06804 (the nearest examples of a pool;
 deviation: they compare sentence embeddings); Zhao et al., "Calibrate Before Use", arXiv 2102.09690, section 4 (what stands
@@ -25,8 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steps.lib.rules import Language
 
 Pick = Literal["fixed", "random", "same_language", "similar", "diverse"]
-GRAM_BITS = 21
-"""Bits of a code point: three of them fit into 63, so a 3-gram is its own number and no two collide."""
+BITS = 21
+"""Bits of a code point: three of them fit into 63, so a gram is its own number and no two collide."""
+CJK = (0x3040, 0x9FFF, 0xF900, 0xFAFF, 0x20000)
+"""Kana and Han from the first to the second, from the third to the fourth, and from the fifth on."""
 DIGITS = 9
 """Decimals of a similarity that count: beyond, machines may differ, and the order of the file decides."""
 
@@ -121,7 +124,7 @@ class _Shelf:
 
     @cached_property
     def grams(self) -> Grams:
-        """The 3-grams of all prompts."""
+        """The grams of all prompts."""
         return Grams(self._prompts)
 
     def nearest(self, prompt: str, count: int) -> list[int]:
@@ -149,10 +152,10 @@ class _Shelf:
 
 
 class Grams:
-    """Cosine of the character 3-grams of texts, weighted by how rare each is among the texts (TF-IDF).
+    """Cosine of the character grams of texts, weighted by how rare each is among the texts (TF-IDF).
 
     Letters are compared without case and width (NFKC, casefold), and runs of white space as one blank. Chinese needs no
-    word splitting. Each text lies in an inverted index, so a prompt touches only the texts that share a 3-gram with it.
+    word splitting. Each text lies in an inverted index, so a prompt touches only the texts that share a gram with it.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -216,9 +219,15 @@ class Grams:
 
 
 def _codes(text: str) -> Any:
-    """The 3-grams of a text as numbers; a blank stands before and after it, so that one character is a 3-gram, too."""
+    """The grams of a text as numbers: pairs with a CJK character in them, and triples without one. A blank stands before
+    and after the text, so that one character alone has grams, too."""
     import numpy as np
 
     plain = f" {' '.join(unicodedata.normalize('NFKC', text).casefold().split())} ".ljust(3)
     points = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
-    return (points[:-2] << 2 * GRAM_BITS) | (points[1:-1] << GRAM_BITS) | points[2:]
+    cjk = (points >= CJK[0]) & ((points <= CJK[1]) | (points >= CJK[2]))
+    cjk &= (points <= CJK[3]) | (points >= CJK[4])
+    two = (points[:-1] << BITS) | points[1:]
+    with_cjk = cjk[:-1] | cjk[1:]
+    three = (two[:-1] << BITS) | points[2:]
+    return np.concatenate([two[with_cjk], three[~(with_cjk[:-1] | cjk[2:])]])

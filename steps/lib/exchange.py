@@ -76,6 +76,7 @@ class _Desk:
     def __init__(self, name: str, client: Client, tally: Tally) -> None:
         self.name, self.client, self.tally = name, client, tally
         self.single = isinstance(client, Single)
+        self.window = client.window if isinstance(client, Batching) else ROOM
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.flying: dict[str, list[tuple[Job[Any], Settle[Any]]]] = {}
         """Key -> jobs that wait for this request: it is sent once."""
@@ -192,7 +193,7 @@ class Exchange:
                 continue
             held = windows.setdefault(job.teacher, [])
             held.append(job)
-            if len(held) >= _window(desk.client):
+            if len(held) >= desk.window:
                 self._hand_window(desk, windows.pop(job.teacher), settle)
         while single:
             found = self._ledger.get_many([job.request.key for job in single if job.request])
@@ -448,10 +449,6 @@ class Exchange:
         for desk in self._desks.values():
             desk.queue.put_nowait(None)
         await asyncio.gather(self._watcher, *tasks, return_exceptions=True)
-
-
-def _window(client: Client) -> int:
-    return client.window if isinstance(client, Batching) else ROOM
 
 
 def _about(desk: _Desk, request: Request) -> dict[str, str]:

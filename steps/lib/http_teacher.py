@@ -38,6 +38,8 @@ from steps.lib.wire import Again, Refused, Wire
 
 T = TypeVar("T")
 CAP_SECONDS = 60.0
+RAW: Any = {"headers": {"X-Stainless-Raw-Response": "true"}}
+"""Has the client library hand over the response as it came."""
 OURS = frozenset({"model", "messages", "stream", "n", "temperature", "top_p", "seed", "max_tokens", "max_completion_tokens",
                   "response_format"})  # fmt: skip
 """Fields of a request that the configuration sets, or that would break the reading of the answer."""
@@ -347,7 +349,9 @@ class HttpClient:
         late = f"timeout: no answer in {config.timeout_seconds:g} s"
         try:
             async with asyncio.timeout(config.timeout_seconds):
-                raw = await self._client.chat.completions.with_raw_response.create(**self._wire.arguments(body))
+                # By the client's own post: chat.completions.create first walks all messages by their types, for longer than
+                # sending them takes (1.3 of 3.2 ms a request with four examples).
+                raw = await self._client.post("/chat/completions", cast_to=object, body=body, options=RAW)
         except TimeoutError:
             raise Again(late, pressed=True, usage=self._wire.most(body)) from None
         except openai.APIConnectionError as error:

@@ -35,6 +35,7 @@ _NAMED = re.compile(r"[\"'”’]\s*[:：]\s*\Z")
 _QUOTES = {"'": "'", "‘": "’", "“": "”", "＂": "＂"}
 _WIDE = {"：": ":", "，": ",", "｛": "{", "｝": "}", "［": "[", "］": "]", "\u3000": " ", "\xa0": " ", "\ufeff": ""}
 _WORDS = {"True": "true", "False": "false", "None": "null"}
+_GOES_ON = (",", ":", "，", "：")
 _OPEN, _CLOSE, _AFTER = "{[｛［", "}]｝］", frozenset(",:}]，：｝］")
 
 
@@ -75,8 +76,15 @@ def mend(text: str) -> tuple[str, tuple[str, ...]] | None:
         whole, repairs = fenced[1].strip(), ["fence"]
     first = next((place for place, letter in enumerate(whole) if letter in _OPEN), None)
     last = next((place for place in range(len(whole) - 1, -1, -1) if whole[place] in _CLOSE), -1)
-    if first is not None and (whole[:first].strip() or whole[last + 1 :].strip()):
-        if last < first or _NAMED.search(whole[:first]) or whole[last + 1 :].lstrip()[:1] in tuple(",:，："):
+    if first is not None and last < first:
+        return None
+    before, behind = (whole[:first], whole[last + 1 :].lstrip()) if first is not None else ("", "")
+    if before.strip() or behind:
+        if (
+            _NAMED.search(before)
+            or behind.startswith(_GOES_ON)
+            or any(one in _OPEN + _CLOSE for one in before + behind)
+        ):
             return None
         whole = whole[first : last + 1]
         repairs.append("around")

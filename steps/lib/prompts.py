@@ -62,7 +62,7 @@ class PromptFile(Section):
     ``variables``)."""
     pick: Pick = "same_language"
     """fixed: the first ones of the file; random: drawn by the row's prompt; same_language: drawn, of the row's
-    language only; similar: the nearest by character 3-grams, nearest last; diverse: far from each other, the same for
+    language only; similar: the nearest by their characters, nearest last; diverse: far from each other, the same for
     all rows."""
     examples_language: Annotated[Literal["row", "any"] | None, Added] = None
     """row: only examples of the row's language; any: of all; null: any for fixed and random, row for the others."""

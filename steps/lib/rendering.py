@@ -26,6 +26,7 @@ from steps.lib.rules import Language, language_of
 from steps.lib.tokens import BOUND, Turns, whole
 
 _MARKS = re.compile(r"\{[{%#]")
+_BARE = re.compile(r"\{\{ *(\w+) *\}\}")
 OverPolicy = Literal["error", "drop_examples", "summarise"]
 
 
@@ -81,6 +82,7 @@ class Texts:
         self._chain = chain
         self._system: dict[Language, jinja2.Template | str] = {}
         self._user: dict[Language, jinja2.Template] = {}
+        self._bare: dict[Language, str] = {}
         self._used: dict[Language, frozenset[str]] = {}
         for lang in LANGUAGES:
             above, below = system.of(lang).strip(), user if isinstance(user, str) else user.of(lang)
@@ -88,6 +90,8 @@ class Texts:
             self._system[lang] = compile_template(above, names) if _MARKS.search(above) else above
             self._user[lang] = compile_template(below, names)
             self._used[lang] = used_variables([above, below])
+            if only := _BARE.fullmatch(below):
+                self._bare[lang] = only[1]
 
     def head(self, lang: Language, values: Mapping[str, Any], where: str) -> list[dict[str, str]]:
         """The system turn, where there is one.
@@ -106,6 +110,9 @@ class Texts:
         Raises:
             DataError: the template uses what is not there.
         """
+        alone = values.get(self._bare[lang]) if lang in self._bare else None
+        if isinstance(alone, str):  # "{{ prompt }}" needs no template engine
+            return {"role": "user", "content": alone}
         return {"role": "user", "content": _filled("user", self._user[lang], values, where)}
 
     def example(self, example: Example) -> list[dict[str, str]]:

@@ -153,8 +153,8 @@ def _load(path_or_id: str, revision: str | None) -> Any:
     folder = _folder(path_or_id, revision)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a file that is none raises anything, also from Rust
         raise ModelError(
-            f"tokenizer folder {folder} cannot be read: got {error!s:.200}, because its files are not those of a "
-            "tokenizer that transformers knows; copy them again"
+            f"tokenizer folder {folder} cannot be read: got {type(error).__name__} {error!s:.200}, because "
+            "its files are not those of a tokenizer that transformers knows; copy them again"
         ) from None

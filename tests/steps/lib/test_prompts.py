@@ -151,19 +151,48 @@ def test_refusals_in_both_languages(tmp_path: Path, text: str) -> None:
     assert make(tmp_path).parse("The shop is sorry for the delay; we can help.").flags == ()
 
 
-@pytest.mark.parametrize(
-    ("mode", "answer", "thought"),
-    [("apart", "42", "Six times seven."), ("strip", "42", ""), ("keep", "Six times seven.\n### Answer: 42", "")],
-)
-def test_chain_of_thought_modes(tmp_path: Path, mode: str, answer: str, thought: str) -> None:
-    file = make(tmp_path, EXAMPLES, shots=1, pick="fixed", chain_of_thought={**THINK, "mode": mode})
+MODES = {"apart": ("42", "Six times seven."), "strip": ("42", ""), "keep": ("Six times seven.\n### Answer: 42", "")}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shots", [0, 2])
+def test_chain_of_thought_modes(tmp_path: Path, mode: str, shots: int) -> None:
+    """Zero-shot and few-shot; the examples think in their own language, the row is told in its own."""
+    file = make(tmp_path, EXAMPLES, shots=shots, pick="fixed", chain_of_thought={**THINK, "mode": mode})
     sent = file.messages(row(), 0)
     assert sent[0] == {"role": "system", "content": "Think, then write ### Answer"}
-    assert sent[2]["content"] == 'thought 0\n### 答案\n{"n": 0}'
+    assert file.messages(row("你好", "zh"), 0)[0]["content"] == "想一想，再写 ### 答案"
+    thoughts = [turn["content"] for turn in sent if turn["role"] == "assistant"]
+    assert thoughts == ['thought 0\n### 答案\n{"n": 0}', 'thought 0\n### Answer\n{"n": 0}'][:shots]
     parsed = file.parse("Six times seven.\n### Answer: 42")
-    assert (parsed.answer, parsed.thought, parsed.flags) == (answer, thought, ())
-    assert file.parse("just 42").flags == ("unparsed",)
-    assert file.parse("### Answer\n1\n### Answer\n2").flags == ("unparsed",)
+    assert (parsed.answer, parsed.thought, parsed.flags, parsed.problem) == (*MODES[mode], (), None)
+    chinese = file.parse("六乘七。\n### 答案：\n42")
+    assert chinese.answer == ("六乘七。\n### 答案：\n42" if mode == "keep" else "42") and chinese.flags == ()
+    for text in ("just 42", "### Answer\n1\n### Answer\n2"):
+        parsed = file.parse(text)
+        assert parsed.flags == ("unparsed",) and parsed.problem and "### Answer" in parsed.problem.en
+    assert file.parse("thinking\n### Answer\n").flags == ("empty",)
+
+
+def test_a_thought_before_json(tmp_path: Path) -> None:
+    broken = "Six.\n### Answer\n{'n': 42,}"
+    for mode, answer, thought in (
+        ("apart", '{"n": 42}', "Six."),
+        ("strip", '{"n": 42}', ""),
+        ("keep", 'Six.\n### Answer\n{"n": 42}', ""),
+    ):
+        parsed = make(tmp_path, schema=SCHEMA, chain_of_thought={**THINK, "mode": mode}).parse(broken)
+        assert (parsed.answer, parsed.thought, parsed.value) == (answer, thought, {"n": 42})
+        assert parsed.flags == ("repaired",) and parsed.repairs == ("quotes", "commas")
+    own = make(tmp_path, schema=SCHEMA, chain_of_thought={**THINK, "mode": "apart"}).parse(
+        '<think>hm</think>Six.\n### Answer\n{"n": 42}'
+    )
+    assert (own.thought, own.flags) == ("hm\nSix.", ("think_tag",))
+
+
+def test_no_thought_is_shown_where_none_is_asked_for(tmp_path: Path) -> None:
+    sent = make(tmp_path, EXAMPLES, shots=2, pick="fixed").messages(row(), 0)
+    assert "thought" not in json.dumps(sent)
 
 
 def test_chain_of_thought_wants_its_marker_and_thoughts(tmp_path: Path) -> None:
@@ -185,6 +214,176 @@ def test_over_budget(tmp_path: Path) -> None:
         file.render(row("y" * 2000), 0)
     with pytest.raises(OverBudget, match="with 5 examples"):
         make(tmp_path, long, shots=5, max_context_tokens=300).render(row(), 0)
+
+
+def test_a_value_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
+    """Never a number, as UltraFeedback's scores once were."""
+    file = make(tmp_path, schema={"type": "integer", "maximum": 5})
+    assert file.parse("4").value == 4
+    for text in ("4/5", "Score: 4", "four", "10", '"4"', "4.5", "", "[4]"):
+        assert file.parse(text).value is None, text
+    assert make(tmp_path).parse("4").value is None  # no schema: text
+
+
+@pytest.mark.parametrize(
+    ("text", "zh", "en"),
+    [
+        (
+            "five",
+            "它不是一个单独的 JSON 值（第 1 个字符处",
+            "it is not one JSON value and nothing else (at character 1",
+        ),
+        ('{"n": "x"}', '$.n：类型必须是 "integer"', '$.n: its type must be "integer"'),
+        ("{}", '$：缺少必需的字段 ["n"]', '$: these fields are required: ["n"]'),
+        ('{"n": 1, "m": 2}', '$：只能有字段 ["n"]', '$: it may have no other fields than ["n"]'),
+        ('{"n": 1, "n": 2}', "它不是一个 JSON 值", "it is not one JSON value (got the key 'n' twice"),
+        ("", "没有答案", "there is no answer"),
+    ],
+)
+def test_what_is_wrong_is_said_in_both_languages(tmp_path: Path, text: str, zh: str, en: str) -> None:
+    problem = make(tmp_path, schema=SCHEMA).parse(text).problem
+    assert problem and problem.zh.startswith(zh) and problem.en.startswith(en)
+
+
+def test_asking_again(tmp_path: Path) -> None:
+    file = make(tmp_path, schema=SCHEMA, repairs=2)
+    assert file.repairs == 2 and make(tmp_path).repairs == 0
+    for asked, lang, says in ((row("怎么办", "zh"), "zh", "$.n：类型"), (row("what now"), "en", "$.n: its type")):
+        rendered = file.render(asked, 0)
+        said = '{"n": "{{ 7*7 }}"}'
+        turns = file.retry(rendered.messages, said, file.parse(said), rendered.lang)
+        assert turns[: len(rendered.messages)] == rendered.messages and turns is not rendered.messages
+        assert turns[-2] == {"role": "assistant", "content": said}
+        assert turns[-1]["role"] == "user" and says in turns[-1]["content"] and rendered.lang == lang
+        assert turns == file.retry(rendered.messages, said, file.parse(said))
+        again = file.retry(turns, "", file.parse(""), rendered.lang)  # a model must not see two turns of one role
+        assert [turn["role"] for turn in again] == [turn["role"] for turn in turns]
+        assert again[-1]["content"].startswith(turns[-1]["content"])
+    with pytest.raises(ValueError, match="not asked for again"):
+        file.retry(rendered.messages, '{"n": 1}', file.parse('{"n": 1}'))
+    own = make(tmp_path, schema=SCHEMA, repair={"zh": "错：{{ problem }}", "en": "Wrong: {{ problem }}"})
+    assert own.retry([{"role": "user", "content": "x"}], "{}", own.parse("{}"))[-1]["content"].startswith("Wrong: $: ")
+    with pytest.raises(ConfigError, match="repair is wrong.*prompt, which is not defined"):
+        make(tmp_path, repair={"zh": "{{ prompt }}", "en": "x"})
+
+
+def test_variables_of_recipes(tmp_path: Path) -> None:
+    file = make(
+        tmp_path,
+        variables=["document", "persona"],
+        system={"zh": "你是{{ persona }}", "en": "You are {{ persona }}"},
+        user="{{ document }}\n{{ prompt }}",
+    )
+    seen = {"document": "{{ 7*7 }} {% for x in [] %}", "persona": "{{ lang }}", "unasked": 1}
+    system, user = file.render(row("{{ prompt }}"), 0, seen=seen).messages
+    assert system["content"] == "You are {{ lang }}"
+    assert user["content"] == "{{ 7*7 }} {% for x in [] %}\n{{ prompt }}"
+    assert file.render(row("long"), 0, seen={**seen, "prompt": "short"}).messages[1]["content"].endswith("\nshort")
+    with pytest.raises(DataError, match=r"system template fails on row r1: got 'persona' is undefined.*variables \[\]"):
+        file.render(row(), 0)
+    with pytest.raises(ConfigError, match="persona, which is not defined"):
+        make(tmp_path, system={"zh": "{{ persona }}", "en": "x"})
+    with pytest.raises(ConfigError, match="variables is wrong.*'prompt' cannot be a name"):
+        make(tmp_path, variables=["prompt"])
+    lists = make(tmp_path, variables=["scores"], user="{{ scores.a + 1 }} {% for x in scores.b %}{{ x }}{% endfor %}")
+    assert lists.render(row(), 0, seen={"scores": {"a": 1, "b": "xy"}}).messages[0]["content"] == "2 xy"
+    with pytest.raises(ConfigError, match="unsafe"):
+        make(tmp_path, variables=["d"], user="{{ d.a.__class__ }}")
+    late = make(tmp_path, variables=["d"], user="{{ d[prompt] }}")
+    with pytest.raises(DataError, match="row r1"):
+        late.render(row("__class__"), 0, seen={"d": {"a": 1}})
+
+
+def test_examples_need_the_variables_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"line 1: user template fails on example .*document"):
+        make(tmp_path, EXAMPLES, shots=1, variables=["document"], user="{{ document }}{{ prompt }}")
+    given = [{**example, "seen": {"document": "D "}} for example in EXAMPLES]
+    file = make(tmp_path, given, shots=1, pick="fixed", variables=["document"], user="{{ document }}{{ prompt }}")
+    assert file.render(row(), 0, seen={"document": ""}).messages[0]["content"] == "D zh question 0"
+
+
+def test_rendered_says_what_was_shown(tmp_path: Path) -> None:
+    file = make(tmp_path, EXAMPLES, shots=2, pick="fixed", system={"zh": "中", "en": "E"})
+    rendered = file.render(row(), 0)
+    assert [example.prompt for example in rendered.examples] == ["zh question 0", "en question 0"]
+    assert rendered.tokens == BOUND.turns(rendered.messages)
+    assert file.render(row(), 0, len).tokens < file.render(row("好" * 9, "zh"), 0, len).tokens
+    rendered.messages[0]["content"] = rendered.messages[1]["content"] = "changed by a caller"
+    assert file.render(row(), 0).messages[1]["content"] == "zh question 0"
+
+
+@pytest.mark.parametrize(
+    ("values", "shown_langs"),
+    [
+        ({"pick": "fixed", "examples_language": "row"}, {"en"}),
+        ({"pick": "random", "examples_language": "row"}, {"en"}),
+        ({"pick": "fixed"}, {"zh", "en"}),
+        ({"pick": "similar"}, {"en"}),
+        ({"pick": "diverse"}, {"en"}),
+        ({"pick": "diverse", "examples_language": "any"}, {"zh", "en"}),
+        ({"pick": "similar", "examples_language": "any"}, {"zh", "en"}),
+    ],
+)
+def test_language_of_examples(tmp_path: Path, values: dict[str, str], shown_langs: set[str]) -> None:
+    rendered = make(tmp_path, EXAMPLES, shots=6, **values).render(row("question"), 0)
+    assert {example.lang for example in rendered.examples} == shown_langs and rendered.shots == 6
+
+
+def test_same_language_and_any_language_contradict(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pick is same_language but examples_language is any"):
+        make(tmp_path, EXAMPLES, shots=1, examples_language="any")
+
+
+def test_the_nearest_examples_stay_when_not_all_fit(tmp_path: Path) -> None:
+    pool = [{"lang": "en", "prompt": f"{'kettle ' * n}{'toaster ' * (6 - n)}", "answer": "x" * 40} for n in range(6)]
+    pool += [{**one, "lang": "zh"} for one in pool]
+    file = make(tmp_path, pool, shots=4, pick="similar", max_context_tokens=280, over_budget="drop_examples")
+    rendered = file.render(row("kettle kettle kettle kettle kettle"), 0)
+    assert 0 < rendered.shots < 4 and rendered.shots + rendered.fewer == 4 and rendered.tokens <= 280
+    everything = make(tmp_path, pool, shots=4, pick="similar").render(row("kettle kettle kettle kettle kettle"), 0)
+    assert rendered.examples == everything.examples[-rendered.shots :]
+
+
+def test_what_could_be_summarised(tmp_path: Path) -> None:
+    file = make(tmp_path, variables=["document"], user="{{ document }} {{ prompt }}", max_context_tokens=200,
+                over_budget="summarise")  # fmt: skip
+    long = "文" * 100
+    with pytest.raises(OverBudget) as caught:
+        file.render(row("short"), 0, seen={"document": long, "unused": "x" * 999})
+    over = caught.value
+    assert (over.variable, over.text, over.limit) == ("document", long, 200) and over.size > 300 and over.room > 0
+    assert "row r1 is too long" in str(over)
+    fitting = file.render(row("short"), 0, seen={"document": "x" * over.room})
+    assert fitting.tokens == 200
+    with pytest.raises(OverBudget):
+        file.render(row("short"), 0, seen={"document": "x" * (over.room + 1)})
+    with pytest.raises(OverBudget) as caught:
+        file.render(row("y" * 300), 0, seen={"document": "d"})
+    assert (caught.value.variable, caught.value.text) == ("prompt", "y" * 300)
+    with pytest.raises(OverBudget) as caught:  # no summary of one would be enough
+        file.render(row("y" * 300), 0, seen={"document": "d" * 301})
+    assert (caught.value.variable, caught.value.room) == ("", 0)
+
+
+def test_the_digest_of_the_files_of_before() -> None:
+    """New fields at their defaults change no key, and the same rows are asked in the same words."""
+    digests = {path: PromptFile.read(Path(f"configs/prompts/{path}.yaml")).digest()[:12] for path in
+               ("aftersales-cot", "aftersales", "plain")}  # fmt: skip
+    assert digests == {"aftersales-cot": "0374f1bb78f0", "aftersales": "b4717ebdc924", "plain": "f3ac7271f2e9"}
+
+
+def test_every_field_changes_the_digest(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "variables": ["document"], "system": {"zh": "中", "en": "E"}, "user": "{{ prompt }}!", "shots": 2, "pick": "random",
+        "examples_language": "row", "chain_of_thought": {**THINK}, "schema": {"type": "object"}, "repairs": 1,
+        "repair": {"zh": "错", "en": "wrong"}, "max_context_tokens": 9999, "over_budget": "summarise",
+    }  # fmt: skip
+    names = {field.alias or name for name, field in PromptFile.model_fields.items()}
+    assert names == {*values, "examples"} and all(field.description for name, field in PromptFile.model_fields.items()
+                                                  if name != "chain_of_thought")  # fmt: skip
+    base = make(tmp_path, EXAMPLES, shots=1).digest()
+    for name, value in values.items():
+        assert make(tmp_path, EXAMPLES, **{"shots": 1, name: value}).digest() != base, name
 
 
 def test_digest_is_of_content(tmp_path: Path) -> None:
