@@ -2,7 +2,8 @@
 
 The same model, prompts, `max_tokens` and greedy draws, the sides in turns in one process; `ours` is the whole client
 (`LocalClient`), from requests to replies. `plain` has short prompts of both languages, `shared` a system text and examples that all
-prompts begin with. Ratios are of the same round; a round's answers are compared with those of one row at a time.
+prompts begin with. Ratios are of the same round, by the clock and by the
+seconds of CPU that the process took, which other work on the machine disturbs less; a round's answers are compared with those of one row at a time.
 
 Run:  python benchmarks/local_teacher.py --model DIR [--rows 32] [--rounds 3] [--max-tokens 64] [--batch 16] [--what plain shared]
 """
@@ -110,23 +111,30 @@ def compared(sides: Sides, what: str, arguments: argparse.Namespace) -> list[str
     ways = {"one row at a time": sides.one, "padded batches": sides.padded, "ours": sides.ours}
     for way in ways.values():  # what is done once: loading, and the first pass of each kind
         way(asked[:1])
-    speed: dict[str, list[float]] = {name: [] for name in ways}
+    speed: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}  # tokens a second, and a second of CPU
     equal: dict[str, int] = {}
     for number in range(arguments.rounds):
         first: list[tuple[str, int]] = []
         for name, way in ways.items():
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             found = way(asked)
-            speed[name].append(sum(tokens for _, tokens in found) / (time.perf_counter() - started))
+            seconds = time.perf_counter() - started, time.process_time() - worked
+            tokens = sum(count for _, count in found)
+            speed[name].append((tokens / seconds[0], tokens / seconds[1]))
             first = first or found
             equal[name] = sum(a == b for a, b in zip(found, first, strict=True))
-            print(f"{what}, round {number + 1}, {name}: {speed[name][-1]:.1f} tokens/s", flush=True)
-    tokens = f"{min(map(len, prompts))} to {max(map(len, prompts))} tokens, the first {shared(prompts)} in common"
-    lines = ["", f"{what}: {len(prompts)} prompts of {tokens}; at most {arguments.max_tokens} tokens an answer", ""]
-    lines += ["| side | tokens/s | against one row at a time | equal answers |", "| --- | ---: | ---: | ---: |"]
+            both = "{:.1f} tokens/s, {:.1f} a second of CPU".format(*speed[name][-1])
+            print(f"{what}, round {number + 1}, {name}: {both}", flush=True)
+    sizes = f"{min(map(len, prompts))} to {max(map(len, prompts))} tokens, the first {shared(prompts)} in common"
+    lines = ["", f"{what}: {len(prompts)} prompts of {sizes}; at most {arguments.max_tokens} tokens an answer", ""]
+    lines += ["| side | tokens/s | ratio | tokens a second of CPU | ratio | equal answers |", "| --- |" + " ---: |" * 5]
+    base = speed["one row at a time"]
     for name, values in speed.items():
-        ratio = statistics.median(a / b for a, b in zip(values, speed["one row at a time"], strict=True))
-        lines.append(f"| {name} | {statistics.median(values):.1f} | {ratio:.2f} | {equal[name]} of {len(asked)} |")
+        cells = [name]
+        for kind in (0, 1):
+            ratio = statistics.median(a[kind] / b[kind] for a, b in zip(values, base, strict=True))
+            cells += [f"{statistics.median(one[kind] for one in values):.1f}", f"{ratio:.2f}"]
+        lines.append("| " + " | ".join([*cells, f"{equal[name]} of {len(asked)}"]) + " |")
     return lines
 
 

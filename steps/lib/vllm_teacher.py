@@ -75,9 +75,9 @@ class VllmClient:
         if find_spec("vllm") is None:
             raise TeacherError(
                 f"teacher {config.name} needs vllm: got no such package, because it is optional and brings a torch of its own "
-                "that does not fit into prefline's environment; give it one with `python -m venv .venv-vllm && .venv-vllm/bin/pip install "
-                "--group vllm` and run `.venv-vllm/bin/python -m steps.generate` (docs/generation.md), or serve the model with "
-                "`vllm serve` and name it as a teacher of kind http"
+                "that does not fit into prefline's environment; give it one with `python -m venv .venv-vllm && "
+                ".venv-vllm/bin/pip install --group vllm` and run `.venv-vllm/bin/python -m steps.generate` "
+                "(docs/generation.md), or serve the model with `vllm serve` and name it as a teacher of kind http"
             )
         self.name = config.name
         self.window = config.window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import re
@@ -341,6 +342,27 @@ def test_a_killed_run_gives_the_answers_of_an_uninterrupted_one(folder: Path) ->
     assert kills > 10 and texts(kept) == texts(whole)
 
 
+def test_what_a_unit_computes_does_not_depend_on_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, computed = Decoder.answers, []  # type: Any, list[list[Row]]
+
+    def seen(self: Decoder, given: Sequence[Row], **more: Any) -> Any:
+        computed.append(list(given))
+        return real(self, given, **more)
+
+    monkeypatch.setattr(Decoder, "answers", seen)
+    client = LocalClient(teacher(folder))
+    wanted, kept = requests(client, 30), {}  # type: Any, dict[str, Outcome]
+    answered(client, wanted, kept)
+    whole, computed = computed, []
+    assert [len(unit) for unit in whole] == [8, 7, 8, 7], "Chinese and English apart"
+    for place in (3, 18):
+        del kept[wanted[place].key]
+    assert sorted(answered(LocalClient(teacher(folder)), wanted, kept)) == sorted(
+        wanted[place].key for place in (3, 18)
+    )
+    assert len(computed) == 2 and all(unit in whole for unit in computed)
+
+
 def test_answers_do_not_depend_on_neighbours_and_batch_size(folder: Path) -> None:
     many: dict[str, Outcome] = {}
     client = LocalClient(teacher(folder))
@@ -479,3 +501,59 @@ def test_every_field_is_in_the_key_or_changes_nothing(folder: Path, tmp_path: Pa
 def test_it_is_a_batching_client(folder: Path) -> None:
     client: Callable[..., Any] | Batching = LocalClient(teacher(folder))
     assert isinstance(client, Batching) and client.alone and not client.sends_schema()
+
+
+class Cut(Exception):
+    """The step ends here."""
+
+
+def test_the_whole_step_killed_again_and_again_gives_the_same_artifact(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 16, units of 4, and every answer asked again (a tiny model writes no JSON), which makes windows of follow-ups."""
+    from steps import generate
+    from steps.lib.ledger import RequestLedger
+    from steps.lib.step import Spec, build
+
+    wide = tmp_path / "model"  # with room for a follow-up, and many tokens that end an answer
+    shutil.copytree(folder, wide)
+    for name, change in (
+        ("config.json", {"max_position_embeddings": 1024}),
+        ("generation_config.json", {"eos_token_id": [2, *range(290, 340)]}),
+    ):
+        (wide / name).write_text(json.dumps({**json.loads((wide / name).read_text()), **change}))
+    rows = [{"id": f"p{k}", "lang": "en", "prompt": f"{k} {WORDS[: 3 + k % 9]}"} for k in range(37)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    system = {"en": SYSTEM["en"][:40], "zh": SYSTEM["zh"]}
+    asked = {"system": system, "schema": {"type": "object", "required": ["reply"]}, "repairs": 1}
+    (tmp_path / "asked.yaml").write_text(json.dumps(asked))
+    values = {
+        "prompts": [{"name": "p", "path": str(tmp_path / "prompts.jsonl")}],
+        "prompt_file": str(tmp_path / "asked.yaml"),
+        "teachers": [teacher(wide, batch_size=1, max_tokens=12).model_dump()],
+        "drop_flags": [],
+        "max_failed_share": 0.5,
+    }
+    spec = Spec(generate, generate.GenerateConfig.model_validate(values), {}, 0)
+    whole = build(spec, tmp_path / "whole" / "1")
+    real, written, limit = RequestLedger.put, 0, 9
+
+    def put(self: RequestLedger, *given: Any, **more: Any) -> None:
+        nonlocal written
+        if written == limit:
+            raise Cut
+        real(self, *given, **more)
+        written += 1
+
+    monkeypatch.setattr(RequestLedger, "put", put)
+    kills, answered_in_all = 0, 0
+    while True:
+        try:
+            again = build(spec, tmp_path / "cut" / "2")
+            break
+        except Cut:
+            kills, answered_in_all, written = kills + 1, answered_in_all + written, 0
+    metrics = whole.manifest["metrics"]
+    assert metrics["l/answered"] > 40, "there were follow-ups"
+    assert again.digest == whole.digest and kills == (metrics["l/answered"] - 1) // limit and kills > 3
+    assert answered_in_all + written == metrics["l/answered"], "no answer was taken twice"
