@@ -2,8 +2,8 @@
 
 The same model, prompts, `max_tokens` and greedy draws, the sides in turns in one process; `ours` is the whole client
 (`LocalClient`), from requests to replies. `plain` has short prompts of both languages, `shared` a system text and examples that all
-prompts begin with. Ratios are of the same round, by the clock and by the
-seconds of CPU that the process took, which other work on the machine disturbs less; a round's answers are compared with those of one row at a time.
+prompts begin with. Ratios are of the same round, by the clock and by the seconds of CPU that the process took, which other work on
+the machine disturbs less; a round's answers are compared with those of one row at a time.
 
 Run:  python benchmarks/local_teacher.py --model DIR [--rows 32] [--rounds 3] [--max-tokens 64] [--batch 16] [--what plain shared]
 """

@@ -135,7 +135,10 @@ class LocalClient:
                 left = {one.request.key for one in asked} & missing
                 steps = self._steps(asked) if left else iter(())
                 while left and not stop.is_set():
-                    for place, reply in await loop.run_in_executor(thread, next, steps, []):
+                    ended = await loop.run_in_executor(thread, next, steps, None)
+                    if ended is None:
+                        raise RuntimeError(f"{len(left)} rows of a unit were not answered")
+                    for place, reply in ended:
                         if asked[place].request.key in left:
                             left.discard(asked[place].request.key)
                             report(asked[place].request, Outcome(reply))
