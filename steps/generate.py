@@ -363,12 +363,12 @@ class _Counts:
 
     def measure(self, metrics: Metrics, teachers: Iterable[str]) -> None:
         """Write the counts down, and prove that nothing vanished."""
-        made, rows = self._teachers.total(), metrics.rows
-        rows.took("answers", made + self.lost.total())
-        rows.gave("candidates", made)
-        for reason, count in self.lost.items():
-            rows.drop("answers", reason, count)
-        rows.balance({"answers": ["candidates"]})
+        kept_back = sum(sum(reasons.values()) for kind, reasons in metrics.rows.reasons.items() if kind != "prompts")
+        if kept_back != self.lost.total():
+            raise DataError(
+                f"generate lost rows without a word: got {self.lost.total()} in dropped.parquet, because the stages counted "
+                f"{kept_back}; report this as a defect of prefline"
+            )
         metrics.values |= {f"{name}/candidates": self._teachers[name] for name in teachers}
         metrics.values |= {f"flags/{flag}": count for flag, count in sorted(self._flags.items())}
         metrics.values["prompts_with_fewer_examples"] = self._fewer

@@ -1,7 +1,8 @@
 """Teachers: the configuration union, one client for each kind, and which teacher gives which sample.
 
-Three kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process) and
-``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report takes it for a model).
+Four kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process), ``vllm``
+(vLLM's offline engine) and ``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report
+takes it for a model).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from steps.lib.http_teacher import HttpClient, HttpTeacher
 from steps.lib.ledger import Reply, Spent
 from steps.lib.local_teacher import LocalClient, LocalTeacher
 from steps.lib.tokens import tokenizer_identity
+from steps.lib.vllm_teacher import VllmClient, VllmTeacher
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""
@@ -44,7 +46,7 @@ class ScriptedTeacherConfig(Section):
     """File of rules (steps/lib/scripted.py); its content is in the key."""
 
 
-Teacher = Annotated[HttpTeacher | LocalTeacher | ScriptedTeacherConfig, Field(discriminator="kind")]
+Teacher = Annotated[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig, Field(discriminator="kind")]
 """A teacher's configuration, chosen by ``kind``."""
 
 
@@ -88,7 +90,7 @@ class ScriptedClient:
 
 
 def open_client(
-    config: HttpTeacher | LocalTeacher | ScriptedTeacherConfig,
+    config: HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig,
     seed: int,
     spent: Spent | None = None,
     *,
@@ -105,7 +107,7 @@ def open_client(
         log: for warnings.
 
     Raises:
-        TeacherError: an HTTP teacher's key is not there.
+        TeacherError: an HTTP teacher's key is not there; vllm is not installed.
         ConfigError: a budget in US dollars for a model without a known price; mode batch without a folder.
     """
     if isinstance(config, HttpTeacher):
@@ -114,10 +116,12 @@ def open_client(
         return HttpClient(config, spent, log)
     if isinstance(config, LocalTeacher):
         return LocalClient(config)
+    if isinstance(config, VllmTeacher):
+        return VllmClient(config)
     return ScriptedClient(config, seed)
 
 
-def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
+def identities(teachers: Sequence[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
     """External identities for a step's key: what a path or hub id points to.
 
     An HTTP teacher has only its tokenizer: endpoint class and model name stand in the configuration.
@@ -126,7 +130,7 @@ def identities(teachers: Sequence[HttpTeacher | LocalTeacher | ScriptedTeacherCo
     for teacher in teachers:
         if isinstance(teacher, ScriptedTeacherConfig):
             found[f"teacher {teacher.name}"] = digest_file(teacher.path)
-        elif isinstance(teacher, LocalTeacher):
+        elif isinstance(teacher, LocalTeacher | VllmTeacher):
             from steps.lib.models import hub_identity
 
             found[f"teacher {teacher.name}"] = hub_identity(teacher.model, teacher.revision)

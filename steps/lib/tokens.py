@@ -100,7 +100,7 @@ def counter(teacher: Teacher) -> Counter:
     """
     if named := getattr(teacher, "tokenizer", None):
         return Tokenizer(named)
-    if teacher.kind == "local":
+    if teacher.kind in ("local", "vllm"):
         return Tokenizer(teacher.model, teacher.revision, apart=True)
     return BOUND
 

@@ -64,7 +64,7 @@ def test_candidates_come_in_prompt_order_whatever_order_answers_arrive(tmp_path:
     metrics = first.manifest["metrics"]
     assert metrics["server/answered"] == metrics["server/requests"] == 80
     assert first.manifest["tokens"] == 800
-    assert first.manifest["rows"]["in"] == {"answer": 80, "answers": 80, "prompts": 40}
+    assert first.manifest["rows"]["in"] == {"answer": 80, "prompts": 40}
     assert plain_record(first) == [("ok", 1)] * 80
 
 
@@ -193,8 +193,8 @@ def test_some_failures_are_dropped_with_their_reason(tmp_path: Path) -> None:
         assert {body["messages"][-1]["content"] for body in server.bodies[before:]} == {"question 3", "question 7"}
     dropped = read_parquet(artifact.path / "dropped.parquet", Dropped)
     assert {row.id: row.reason for row in dropped} == {"p3/0": "http_500", "p5/0": "truncated", "p7/0": "empty"}
-    assert artifact.manifest["rows"]["dropped"]["answers"] == {"http_500": 1, "truncated": 1, "empty": 1}
-    assert artifact.manifest["rows"]["out"]["candidates"] == len(rows(artifact)) == 37
+    assert artifact.manifest["rows"]["dropped"]["answer"] == {"http_500": 1, "truncated": 1, "empty": 1}
+    assert artifact.manifest["rows"]["out"]["answer kept"] == len(rows(artifact)) == 37
 
 
 def test_flags_are_noted_or_drop(tmp_path: Path) -> None:
@@ -224,9 +224,9 @@ def test_scripted_teacher_offline_with_real_prompts(tmp_path: Path) -> None:
     assert {row.teacher for row in rows(one)} == {"scripted-desk"}
     counts = one.manifest["rows"]
     assert (
-        counts["in"]["answers"]
+        counts["in"]["answer"]
         == 120
-        == counts["out"]["candidates"] + sum(counts["dropped"].get("answers", {}).values())
+        == counts["out"]["answer kept"] + sum(counts["dropped"].get("answer", {}).values())
     )
     file = PromptFile.read(Path("configs/prompts/aftersales.yaml"))
     assert all(file.parse(row.answer).flags == () for row in rows(one))

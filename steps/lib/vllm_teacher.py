@@ -1,0 +1,216 @@
+"""A teacher on this machine's GPUs: vLLM's offline engine, for machines where nobody serves the model.
+
+vLLM pins versions of torch and transformers that are not ours, so it wants an environment of its own (docs/generation.md); it is
+imported when a request is to be asked, and never otherwise. A served vLLM (``kind: http``) is the easier way.
+
+Prompts are rendered and tokenised here, by the same code as for ``kind: local``. Each request has its own seed. vLLM puts batches
+together by what arrives when, so an answer can differ between runs by the rounding of sums; what was received is kept, and only
+what is missing is asked for.
+
+Call surface: LLM(...), LLM.generate(prompts, sampling_params, use_tqdm=...), https://docs.vllm.ai/en/stable/api/vllm/;
+StructuredOutputsParams(json=...) in SamplingParams(structured_outputs=...), before vLLM 0.11 GuidedDecodingParams(json=...) in
+guided_decoding=..., https://docs.vllm.ai/en/stable/features/structured_outputs/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from steps.lib.asking import OnOutcome, Outcome, Request
+from steps.lib.config import Neutral, Section
+from steps.lib.errors import TeacherError
+from steps.lib.ledger import Reply
+
+
+class VllmTeacher(Section):
+    """A model in vLLM's offline engine."""
+
+    kind: Literal["vllm"]
+    name: str = Field(min_length=1)
+    """The teacher's name in rows, metrics and reports."""
+    share: float = Field(default=1.0, gt=0)
+    """Weight (any unit) of this teacher among the samples of a prompt."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Divisor of the logits; 0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Share (0 to 1) of probability that sampling keeps."""
+    max_tokens: int = Field(default=1024, gt=0)
+    """Tokens an answer may have."""
+    model: Annotated[str, Neutral]
+    """Folder or hub id; its content is in the key, not its name."""
+    revision: Annotated[str | None, Neutral] = None
+    """Commit or tag of a hub id; null: the newest."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the weights; auto: as the checkpoint says."""
+    structured_output: bool = True
+    """Whether answers are held to the prompt file's schema while they are generated."""
+    max_model_len: int | None = Field(default=None, gt=0)
+    """Tokens of prompt and answer together that the engine takes; null: as many as the model."""
+    gpu_memory_utilization: Annotated[float, Neutral] = Field(default=0.9, gt=0, le=1)
+    """Share (0 to 1) of a GPU's memory that the engine takes for itself."""
+    tensor_parallel_size: Annotated[int, Neutral] = Field(default=1, gt=0)
+    """GPUs over which the model's weights are split."""
+    window: Annotated[int, Neutral] = Field(default=512, gt=0)
+    """Requests that are handed to the engine at a time; a kill loses what it had not finished of them."""
+
+
+class VllmClient:
+    """Answers requests with vLLM, started when first needed.
+
+    Raises:
+        TeacherError: the package is not installed.
+    """
+
+    alone = True
+
+    def __init__(self, config: VllmTeacher) -> None:
+        if find_spec("vllm") is None:
+            raise TeacherError(
+                f"teacher {config.name} needs vllm: got no such package, because it is optional and brings a torch of its own "
+                "that does not fit into prefline's environment; give it one with `python -m venv .venv-vllm && "
+                ".venv-vllm/bin/pip install --group vllm` and run `.venv-vllm/bin/python -m steps.generate` "
+                "(docs/generation.md), or serve the model with `vllm serve` and name it as a teacher of kind http"
+            )
+        self.name = config.name
+        self.window = config.window
+        """Requests that are handed over together."""
+        self._config = config
+        self._tokenizer: Any = None
+        self._engine: Any = None
+        self._identity: dict[str, Any] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """Content of the model, bytes of the chat template, sampling and precision."""
+        if not self._identity:
+            from steps.lib.models import hub_identity, load_tokenizer
+
+            config = self._config
+            self._tokenizer = load_tokenizer(config.model, config.revision)
+            self._identity = {
+                "kind": "vllm",
+                "model": hub_identity(config.model, config.revision),
+                "template": hashlib.sha256(str(self._tokenizer.chat_template).encode()).hexdigest(),
+                "temperature": config.temperature,
+                "top_p": config.top_p,
+                "max_tokens": config.max_tokens,
+                "dtype": config.dtype,
+            }
+        return self._identity
+
+    def sends_schema(self) -> bool:
+        """Whether answers are held to the schema of a request."""
+        return self._config.structured_output
+
+    async def answer(
+        self, requests: Sequence[Request], missing: frozenset[str], report: OnOutcome, stop: asyncio.Event
+    ) -> None:
+        """Answer what is missing of a window, in a thread, so that signals are seen. See ``asking.Batching``.
+
+        A stop is seen between windows: the engine takes a window as a whole.
+        """
+        wanted = [request for request in requests if request.key in missing]
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as thread:
+            for start in range(0, len(wanted), self.window):
+                if stop.is_set():
+                    return
+                some = wanted[start : start + self.window]
+                for request, outcome in await loop.run_in_executor(thread, self._generate, some):
+                    report(request, outcome)
+
+    def _generate(self, requests: Sequence[Request]) -> list[tuple[Request, Outcome]]:
+        from steps.lib.chat import encode_prompt
+
+        self._start()
+        found: list[tuple[Request, Outcome]] = []
+        asked: list[tuple[Request, list[int]]] = []
+        most, room = self._config.max_tokens, int(self._engine.llm_engine.model_config.max_model_len)
+        for request in requests:
+            ids = encode_prompt(self._tokenizer, request.messages)
+            if len(ids) + most > room:
+                reason = f"context_overflow: {len(ids)} + {most} tokens, the engine has {room}"
+                found.append((request, Outcome(None, reason)))
+            else:
+                asked.append((request, ids))
+        if not asked:
+            return found
+        started = time.perf_counter()
+        try:
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": ids} for _, ids in asked],
+                [self._drawing(request) for request, _ in asked],
+                use_tqdm=False,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise self._broken("broke off", error) from None
+        each = round((time.perf_counter() - started) / len(asked), 3)
+        for (request, ids), output in zip(asked, outputs, strict=True):
+            [said] = output.outputs
+            if said.finish_reason in ("stop", "length"):
+                model = str(self._identity["model"])
+                reply = Reply(said.text, said.finish_reason, model, len(ids), len(said.token_ids), each)
+                found.append((request, Outcome(reply)))
+            else:
+                found.append((request, Outcome(None, f"engine: finish_reason {said.finish_reason}")))
+        return found
+
+    def _start(self) -> None:
+        """The engine, started once."""
+        if self._engine is not None:
+            return
+        self.identity()
+        from steps.lib.models import resolve
+
+        config = self._config
+        options: dict[str, Any] = {
+            "model": str(resolve(config.model, config.revision)),
+            "dtype": config.dtype,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "enable_prefix_caching": True,
+            "trust_remote_code": False,
+            "seed": 0,
+        }
+        if config.max_model_len is not None:
+            options["max_model_len"] = config.max_model_len
+        try:
+            from vllm import LLM
+
+            self._engine = LLM(**options)
+        except (ImportError, RuntimeError, ValueError, OSError) as error:
+            raise self._broken("did not start", error) from None
+
+    def _drawing(self, request: Request) -> Any:
+        """How one request is drawn; the structured output by the names of the installed version."""
+        from vllm import SamplingParams, sampling_params
+
+        config = self._config
+        options: dict[str, Any] = {
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "max_tokens": config.max_tokens,
+            "seed": request.seed,
+            "skip_special_tokens": True,
+        }
+        if request.schema is not None:
+            if hasattr(sampling_params, "StructuredOutputsParams"):
+                options["structured_outputs"] = sampling_params.StructuredOutputsParams(json=request.schema)
+            else:
+                options["guided_decoding"] = sampling_params.GuidedDecodingParams(json=request.schema)
+        return SamplingParams(**options)
+
+    def _broken(self, what: str, error: Exception) -> TeacherError:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        return TeacherError(
+            f"teacher {self.name}: vLLM {what}: got {type(error).__name__}: {first}, because of the engine, the GPU or the "
+            "settings; look at its own messages above, lower gpu_memory_utilization or max_model_len, or serve the model "
+            "(kind: http)"
+        )
