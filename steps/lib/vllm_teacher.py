@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from steps.lib.asking import OnOutcome, Outcome, Request
-from steps.lib.config import Neutral, Section
+from steps.lib.config import Added, Neutral, Section
 from steps.lib.errors import TeacherError
 from steps.lib.ledger import Reply
 
@@ -38,6 +38,9 @@ class VllmTeacher(Section):
     """The teacher's name in rows, metrics and reports."""
     share: float = Field(default=1.0, gt=0)
     """Weight (any unit) of this teacher among the samples of a prompt."""
+    license: Annotated[str | None, Added] = Field(default=None, min_length=1)
+    """What its answers may be used for, in your words, such as apache-2.0 or "vendor terms forbid training competitors"; it goes
+    into every row's provenance. null: nobody wrote it down, which is counted and warned of."""
     temperature: float = Field(default=0.7, ge=0)
     """Divisor of the logits; 0 takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
