@@ -58,7 +58,7 @@ def test_page(browser: Any, page_path: Path, width: int) -> None:
     boxes = page.evaluate(
         "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect()).map(b => [b.width, b.height])"
     )
-    assert len(boxes) == 11 and all(wide > 300 and high > 100 for wide, high in boxes)
+    assert len(boxes) == 12 and all(wide > 300 and high > 100 for wide, high in boxes)
     outside = page.evaluate(
         "[...document.querySelectorAll('main *')].filter(e => !e.closest('svg') && "
         "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className)"
