@@ -29,7 +29,7 @@ from prefect.states import Completed, Failed
 from flows import present
 from flows.engine import Engine, Outcome
 from steps.lib.artifact import Artifact
-from steps.lib.errors import PreflineError, Resumable, TeacherError
+from steps.lib.errors import BudgetSpent, PreflineError, Resumable, TeacherError
 from steps.lib.step import Spec
 
 RETRY_DELAYS = (10.0, 60.0, 300.0)
@@ -62,7 +62,9 @@ def failed(error: PreflineError, *, again: bool = True) -> State[Any]:
 
 
 def _worth_another_try(task: Any, run: TaskRun, state: State[Any]) -> bool:
-    """The process died, a teacher failed, or the step was stopped by itself; what somebody wrote stays wrong."""
+    """The process died, a teacher failed, or the step was stopped by itself; what somebody wrote, or a budget, stays as it is."""
+    if isinstance(state.data, BudgetSpent):
+        return False
     return isinstance(state.data, (TeacherError, Resumable)) or type(state.data) is PreflineError
 
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 from steps.lib import runtime
 from steps.lib.artifact import Artifact, examine
 from steps.lib.config import load
-from steps.lib.errors import BY_EXIT_CODE, ArtifactError, ConfigError, PreflineError, Resumable
+from steps.lib.errors import ArtifactError, ConfigError, PreflineError, Resumable, told
 from steps.lib.locks import hold
 from steps.lib.place import FolderPlace
 from steps.lib.step import Spec, build, config_class, input_names, module_of
@@ -170,7 +170,10 @@ def _lost(message: str) -> NoReturn:
 
 def _say(error: PreflineError) -> None:
     if file := os.environ.get(ERROR_FILE):
-        Path(file).write_text(json.dumps({"exit_code": error.exit_code, "message": str(error)}), encoding="utf-8")
+        Path(file).write_text(
+            json.dumps({"exit_code": error.exit_code, "kind": type(error).__name__, "message": str(error)}),
+            encoding="utf-8",
+        )
     else:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.stderr.flush()
@@ -183,7 +186,7 @@ def told_error(file: str | None = None) -> PreflineError | None:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return BY_EXIT_CODE.get(facts["exit_code"], PreflineError)(facts["message"])
+    return told(facts["exit_code"], facts.get("kind", ""), facts["message"])
 
 
 def _tell(*, built: bool) -> None:

@@ -90,3 +90,10 @@ BY_EXIT_CODE: dict[int, type[PreflineError]] = {
     kind.exit_code: kind
     for kind in (ConfigError, DataError, ModelError, ArtifactError, TeacherError, TrainingError, Resumable)
 }
+
+
+def told(exit_code: int, kind: str, message: str) -> PreflineError:
+    """The error that another process had, by its exit code; ``kind``, its name, tells a spent budget from a stop."""
+    if kind == BudgetSpent.__name__:
+        return BudgetSpent(message)
+    return BY_EXIT_CODE.get(exit_code, PreflineError)(message)

@@ -42,10 +42,6 @@ CODES = {
 """An endpoint's code of an error -> our reason."""
 CONTEXT_WORDS = ("maximum context length", "context window", "longer than the model's context")
 """How vLLM, SGLang and others say that a prompt is too long; they give no code."""
-KNOWN = frozenset(
-    {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format"}
-)
-"""Fields that the client library sends by name; the others go as its ``extra_body``."""
 
 
 class Again(Exception):
@@ -148,12 +144,6 @@ class Wire:
                 "json_schema": {"name": "answer", "schema": request.schema},
             }
         return body
-
-    @staticmethod
-    def arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body as arguments of the client library."""
-        named = {name: value for name, value in body.items() if name in KNOWN}
-        return {**named, "extra_body": {name: value for name, value in body.items() if name not in KNOWN} or None}
 
     def usage(self, tokens_in: int, tokens_out: int) -> Usage:
         """So many tokens with their price; without a known price they cost nothing."""

@@ -322,12 +322,12 @@ def test_without_usage_the_cost_is_estimated_and_counted(tmp_path: Path) -> None
 def test_under_pressure_fewer_are_asked_at_a_time(tmp_path: Path) -> None:
     """A server that bears three at a time, asked by sixteen: few refusals, and nothing lost."""
     with serve() as server:
-        server.decide = lambda n, b: Act(status=429) if server.in_flight >= 3 else Act(delay=0.01)
-        config = http(server, concurrency=16, attempts=20, give_up_after=100)
+        server.decide = lambda n, b: Act(status=429) if server.in_flight >= 3 else Act(delay=0.03)
+        config = http(server, concurrency=16, attempts=40, give_up_after=100)
         replies, failures, tally = collect(config, [str(n) for n in range(150)], tmp_path / "r")
     refused = tally.attempts - 150
     assert all(replies.values()) and not failures
-    assert refused < 120, "sixteen at a time would meet far more"
+    assert refused < 90, "about 40; sixteen at a time meet 170 to 250"
 
 
 def test_timeouts_halve_too(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from steps.lib.errors import ConfigError, DataError
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.rows import Prompt
+from steps.lib.scripted import ScriptedTeacher
 from steps.lib.tokens import BOUND
 
 EXAMPLES = [
@@ -411,3 +412,19 @@ def test_prompt_files_of_the_repository() -> None:
             turns = file.messages(row(text, lang), 0)
             assert turns[-1] == {"role": "user", "content": text}
             assert len(turns) == 2 + 2 * file.shots
+
+
+def test_what_the_scripted_teacher_breaks_is_mended_or_dropped() -> None:
+    """It plants code fences, text before, commas, Python's quotes (all mended) and missing fields (never made up)."""
+    teacher = ScriptedTeacher(Path("data/seed/task/teacher.yaml"))
+    file = PromptFile.read(Path("configs/prompts/aftersales.yaml"))
+    lines = Path("data/seed/task/prompts_train.jsonl").read_text(encoding="utf-8").splitlines()[:600]
+    texts = [teacher.answer(json.loads(line)["prompt"], seed=0, sample=0) for line in lines]
+    parsed = [file.parse(text) for text in texts]
+    assert {repair for one in parsed for repair in one.repairs} == {"fence", "around", "commas", "quotes", "words"}
+    assert {one.flags for one in parsed} == {(), ("repaired",), ("schema",)}
+    for text, one in zip(texts, parsed, strict=True):
+        if one.flags == ("schema",):
+            assert one.value is None and one.problem and '"order_number"' in one.problem.en and text == one.answer
+        else:
+            assert json.loads(one.answer) == one.value and one.value["reply"] in text
