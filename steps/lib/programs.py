@@ -280,7 +280,9 @@ class Asker:
                 f"{name}/seconds": round(all_runs.seconds, 3),
                 f"{name}/cost": round(all_runs.cost, 6),
             }
-            counts: dict[str, int] = getattr(self.clients[name], "counts", {})  # other_model, cost_estimated: of this run
+            counts: dict[str, int] = getattr(
+                self.clients[name], "counts", {}
+            )  # other_model, cost_estimated: of this run
             values |= {f"{name}/{what}": count for what, count in sorted(counts.items())}
         return values
 
