@@ -278,6 +278,7 @@ def memory(folder: Path, counts: list[int]) -> None:
                     f"{count:,}",
                     what,
                     f"{one['seconds']:.1f}",
+                    f"{one['cpu']:.1f}",
                     f"{one['wall']:.1f}",
                     f"{one['peak']:.0f}",
                 )

@@ -14,7 +14,7 @@ def ledgers_beside(resume: Path) -> list[Path]:
         resume: the folder ``.resume`` of this run's partial folder.
     """
     step = resume.parent.parent
-    found = [*step.glob("*/record/requests.sqlite"), *step.glob(".*.partial/.resume/requests.sqlite")]
+    found = [*step.glob("[!.]*/record/requests.sqlite"), *step.glob(".*.partial/.resume/requests.sqlite")]
     return sorted(path for path in found if path.parent != resume)
 
 
