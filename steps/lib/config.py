@@ -79,9 +79,16 @@ def key_view(section: BaseModel) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if not _marked(field, Neutral) and not (_marked(field, Added) and value == default_of(field)):
+        if not _marked(field, Neutral) and not (_marked(field, Added) and _alike(value, default_of(field))):
             kept[name] = _key_value(value, dumped[name])
     return kept
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value gives the same results as the default."""
+    if isinstance(value, BaseModel) and type(value) is type(default):
+        return key_view(value) == key_view(default)
+    return bool(value == default)
 
 
 def _marked(field: FieldInfo, kind: type) -> bool:

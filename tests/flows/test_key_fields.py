@@ -118,7 +118,7 @@ def others(value: Any, annotation: Any, folder: Path) -> Iterator[Any]:
 
 
 WHOLE = {
-    ("reward",), ("rl",), ("generate", "teachers", 0, "kind"), ("base", "kind"), *((step, "train", "processes") for step in ("base", "pretrain", "sft", "dpo")),
+    ("reward",), ("rl",), ("generate", "teachers", 0, "kind"), ("generate", "recipe", "kind"), ("base", "kind"), *((step, "train", "processes") for step in ("base", "pretrain", "sft", "dpo")),
     *((*path, "hub") for path in [("generate", "prompts", 0), *[("clean", kind, 0) for kind in ("domain", "general", "pairs")],
                                   *[("clean", "heldout", kind, 0) for kind in ("domain", "general", "prompts", "pairs")]]),
     *((step, "lora", "iterations") for step in ("pretrain", "sft", "dpo")),

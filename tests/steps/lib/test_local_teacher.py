@@ -479,7 +479,7 @@ def test_a_model_of_another_kind_is_slower_and_says_so(
 
 
 CHANGES: dict[str, Any] = {"temperature": 0.5, "top_p": 0.5, "max_tokens": 3, "dtype": "bfloat16", "batch_size": 5}
-SAME: dict[str, Any] = {"name": "other", "share": 2.0, "revision": "main"}
+SAME: dict[str, Any] = {"name": "other", "share": 2.0, "license": "mit", "revision": "main"}
 
 
 def test_every_field_is_in_the_key_or_changes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -409,6 +409,8 @@ def test_prompt_files_of_the_repository() -> None:
     assert {path.stem for path in files} >= {"aftersales", "aftersales-cot", "plain"}
     for path in files:
         file = PromptFile.read(path)
+        if file.variables:  # of a recipe's stage
+            continue
         for lang, text in (("zh", "我要退货"), ("en", "I want a refund")):
             turns = file.messages(row(text, lang), 0)
             assert turns[-1] == {"role": "user", "content": text}

@@ -21,7 +21,9 @@ import pytest
 from openai_server import Act, Server, serve
 from pydantic import TypeAdapter
 
+from steps.generate import GenerateConfig
 from steps.lib.chunks import chunks
+from steps.lib.config import key_view
 from steps.lib.errors import ConfigError, Resumable
 from steps.lib.http_teacher import HttpTeacher
 from steps.lib.near import NearIndex, rouge_l
@@ -620,6 +622,8 @@ def test_shapes_of_the_configuration() -> None:
     with pytest.raises(ValueError, match="bogus"):
         RECIPES.validate_python({"kind": "bogus"})
     assert recipe("personas", read_as="text").rows is Text and recipe("correct").rows is Thumb
+    views = {json.dumps(key_view(GenerateConfig.model_validate({"recipe": recipe(kind)}))) for kind in CASES}
+    assert len(views) == len(CASES)
     for kind in CASES:
         assert set(digests(recipe(kind))) == {f"recipe {name}" for name in recipe(kind).files()}
 

@@ -251,7 +251,7 @@ CHANGES: dict[str, Any] = {
     "dtype": "bfloat16",
     "structured_output": False,
 }
-SAME: dict[str, Any] = {"name": "other", "share": 2.0, "revision": "main", "gpu_memory_utilization": 0.1, "tensor_parallel_size": 2,
+SAME: dict[str, Any] = {"name": "other", "share": 2.0, "license": "mit", "revision": "main", "gpu_memory_utilization": 0.1, "tensor_parallel_size": 2,
                         "window": 3, "max_model_len": 9}  # fmt: skip
 
 
