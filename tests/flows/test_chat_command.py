@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -498,8 +498,13 @@ def test_the_terminal(line: Line, folders: dict[str, Path], tmp_path: Path) -> N
         shown.until("the last answer of sft added to.*sft> ")
         shown.type("/oops\n")
         shown.until("command /oops is wrong.*sft> ")
-        shown.type("\x03")
-        shown.until("/quit or Ctrl-D leaves.*sft> ")
+        for _ in range(5):  # CPython does not see a signal that comes between its last look and its wait for a key
+            shown.type("\x03")
+            with suppress(AssertionError):
+                shown.until("/quit or Ctrl-D leaves.*sft> ", seconds=10)
+                break
+        else:
+            pytest.fail(f"Ctrl-C at the prompt says nothing: {shown.seen[shown.place :]!r}")
         shown.type("/help\n")
         assert "/save FILE" in shown.until("Ctrl-C stops.*sft> ")
         shown.type("\x04")

@@ -525,7 +525,8 @@ def test_rows_come_in_groups_and_the_bytes_depend_on_the_rows_only(
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Python holds at most. A source keeps its ids, to find one that stands twice: some 150 bytes a row."""
+    """What Python holds at most. A source keeps its ids, to find one that stands twice: 150 to 330 bytes a row, as its table
+    grows in leaps. A row that is kept with what it was asked takes nearly 5,000."""
     import tracemalloc
 
     for name, value in {
@@ -545,4 +546,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         build(one, tmp_path / "s" / str(count))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert (peaks[2] - peaks[1]) / 1500 < 300, peaks
+    assert (peaks[2] - peaks[1]) / 1500 < 600, peaks
