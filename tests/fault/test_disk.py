@@ -116,10 +116,9 @@ def line(minimal_line: Line, tmp_path: Path) -> Line:
 
 FULL = [
     pytest.param("generate", 0.5),
-    pytest.param("sft", 0.5),
     *[
         pytest.param(step, 0.5, marks=pytest.mark.long)
-        for step in ("clean", "base", "pretrain", "pairs", "reference", "dpo", "evaluate", "promote")
+        for step in ("clean", "base", "pretrain", "sft", "pairs", "reference", "dpo", "evaluate", "promote")
     ],
     pytest.param("sft", 0.0, marks=pytest.mark.long),
     pytest.param("sft", 0.95, marks=pytest.mark.long),

@@ -301,7 +301,7 @@ def line(minimal_line: Line, tmp_path: Path) -> Line:
     return minimal_line.copy(tmp_path / "line")
 
 
-@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("pairs", [pytest.param(True, marks=pytest.mark.long), False])
 def test_the_line_takes_kto_in_place_of_dpo(line: Line, pairs: bool) -> None:
     with in_this_process() as built:
         outcomes = walk(line, *with_kto(line, pairs=pairs), "evaluate.window=512")  # room for the held-out pairs
