@@ -175,7 +175,7 @@ def whole(url: str, prompts: Path, prompt_file: str, folder: Path) -> Speed:
     (folder / ".resume").mkdir(parents=True)
     log = logging.getLogger("benchmark")
     context = Context(
-        log, 0, folder / ".resume", lambda items, label, total=None: iter(items), lambda values, step=None: None
+        log, 0, folder / ".resume", lambda items, *_: iter(items), lambda values, step=None: None
     )
     config = generate.GenerateConfig.model_validate(settings(prompts, prompt_file, url))
     cpu, started = time.process_time(), time.perf_counter()

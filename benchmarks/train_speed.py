@@ -260,7 +260,8 @@ def dpo(model: Any, rows: list[dict[str, Any]], tokenizer: Any, arguments: argpa
         def shared(self, model: Any) -> Any:
             return Shared(model, whole=self.model, pad=self.data_collator.pad_token_id) if ours else model
 
-    more: dict[str, Any] = {"max_length": LENGTH}
+    longest = max(len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows)
+    more: dict[str, Any] = {"max_length": max(LENGTH, longest)}
     if arguments.side != "trl":
         more |= {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
         more["precompute_ref_batch_size"] = arguments.batch
