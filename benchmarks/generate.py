@@ -174,9 +174,7 @@ def whole(url: str, prompts: Path, prompt_file: str, folder: Path) -> Speed:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / ".resume").mkdir(parents=True)
     log = logging.getLogger("benchmark")
-    context = Context(
-        log, 0, folder / ".resume", lambda items, *_: iter(items), lambda values, step=None: None
-    )
+    context = Context(log, 0, folder / ".resume", lambda items, *_: iter(items), lambda values, step=None: None)
     config = generate.GenerateConfig.model_validate(settings(prompts, prompt_file, url))
     cpu, started = time.process_time(), time.perf_counter()
     metrics = generate.run(config, out=folder, context=context)
