@@ -207,6 +207,10 @@ class PromptFile(Section):
         """All examples of the file."""
         return self._pool
 
+    def texts(self, lang: Language) -> tuple[str, str]:
+        """Templates of the system text and of the user turn in a language."""
+        return self.system.of(lang), self.user if isinstance(self.user, str) else self.user.of(lang)
+
     def digest(self) -> str:
         """Digest of the content: values, examples and schema, but no path, comment or layout."""
         values = key_view(self)

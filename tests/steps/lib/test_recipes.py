@@ -28,9 +28,10 @@ from steps.lib.errors import ConfigError, Resumable
 from steps.lib.http_teacher import HttpTeacher
 from steps.lib.near import NearIndex, rouge_l
 from steps.lib.programs import Answer, Asker, Lost
-from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import RecipeBase, copied_words, listed
+from steps.lib.recipe_parts import RecipeBase
+from steps.lib.recipe_prompts import copied_words, listed
 from steps.lib.recipes import Recipe, digests
+from steps.lib.replies import Parsed
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
 from steps.lib.runtime import Stop
 from steps.lib.sources import Source
@@ -178,9 +179,8 @@ def go(
     given, file = CASES[kind][1], prompt_file or ROOT / f"configs/prompts/{CASES[kind][2]}.yaml"
     folder.mkdir(exist_ok=True, parents=True)
     with Asker([teacher(url)], seed=seed, folder=folder, log=LOG, stop=stop) as asker:
-        results = recipe(kind, **more).run(
-            asker, given if rows is None else rows, PromptFile.read(file), samples, drop_flags
-        )
+        one = recipe(kind, **more)
+        results = one.run(asker, given if rows is None else rows, one.read(file), samples, drop_flags)
         return Done(list(results), asker)
 
 
@@ -314,19 +314,19 @@ def test_a_list_without_a_schema_is_its_numbered_lines(tmp_path: Path) -> None:
     text = (
         "Here you are:\n1. 1. What is tea?\n2) Who drinks it?\n- Where does it grow?\n3、茶是什么？\n【4】谁喝茶？\nBye"
     )
-    assert listed(text, "prompts", schema=False) == [
+    assert listed(Parsed(text), "prompts") == [
         "What is tea?",
         "Who drinks it?",
         "Where does it grow?",
         "茶是什么？",
         "谁喝茶？",
     ]
-    assert listed('{"prompts": ["a", " ", 3, "b "]}', "prompts", schema=True) == ["a", "b"]
-    assert listed("Here:\nWhat is tea?\n谁喝茶？ \nThat is all.", "questions", schema=False) == [
+    assert listed(Parsed("", value={"prompts": ["a", " ", 3, "b "]}), "prompts") == ["a", "b"]
+    assert listed(Parsed("Here:\nWhat is tea?\n谁喝茶？ \nThat is all."), "questions") == [
         "What is tea?",
         "谁喝茶？",
     ]
-    assert listed("1. a", "prompts", schema=True) == listed("none here", "prompts", schema=False) == []
+    assert listed(Parsed("1. a", value={"others": ["a"]}), "prompts") == listed(Parsed("none here"), "prompts") == []
     path = tmp_path / "lines.yaml"
     path.write_text(
         'variables: [shown, count, fence]\nuser: "{{ fence }} {{ count }} {% for one in shown %}{{ one }}{% endfor %}"\n'
