@@ -88,6 +88,7 @@ class PromptFile(Section):
     _repair: dict[Language, jinja2.Template] = PrivateAttr(default_factory=dict)
     _schema: dict[str, Any] | None = PrivateAttr(default=None)
     _validator: Any = PrivateAttr(default=None)
+    _path: Path | None = PrivateAttr(default=None)
 
     @field_validator("variables")
     @classmethod
@@ -98,18 +99,35 @@ class PromptFile(Section):
             )
         return value
 
+    @field_validator("user", mode="before")
+    @classmethod
+    def _one_text_or_both(cls, value: object) -> object:
+        lacking = [lang for lang in LANGUAGES if isinstance(value, Mapping) and not str(value.get(lang) or "").strip()]
+        if lacking or (isinstance(value, str) and not value.strip()):
+            raise ValueError(
+                f"there is no text{' in ' + ' and '.join(lacking) if lacking else ''}; write one for both languages, or zh and en"
+            )
+        return value
+
     @field_validator("system", "user")
     @classmethod
     def _templates_work(cls, value: str | ByLanguage, info: ValidationInfo) -> str | ByLanguage:
-        for text in (value,) if isinstance(value, str) else (value.zh, value.en):
-            compile_template(text, PROMPT_VARIABLES | set(info.data.get("variables", ())))
+        names = PROMPT_VARIABLES | set(info.data.get("variables", ()))
+        for lang, text in (("", value),) if isinstance(value, str) else (("zh: ", value.zh), ("en: ", value.en)):
+            try:
+                compile_template(text, names)
+            except ValueError as error:
+                raise ValueError(f"{lang}{error}") from None
         return value
 
     @field_validator("repair")
     @classmethod
     def _repair_works(cls, value: ByLanguage) -> ByLanguage:
         for lang in LANGUAGES:
-            compile_template(value.of(lang), {"problem"})
+            try:
+                compile_template(value.of(lang), {"problem"})
+            except ValueError as error:
+                raise ValueError(f"{lang}: {error}") from None
         return value
 
     @field_validator("examples")
@@ -195,7 +213,9 @@ class PromptFile(Section):
         Raises:
             ConfigError: naming the file and every wrong field.
         """
-        return check_values(cls, read_markdown(path), path) if path.suffix == ".md" else read_values(cls, path)
+        found = check_values(cls, read_markdown(path), path) if path.suffix == ".md" else read_values(cls, path)
+        found._path = path
+        return found
 
     @property
     def schema_(self) -> dict[str, Any] | None:
@@ -245,7 +265,12 @@ class PromptFile(Section):
             OverBudget: it does not fit into ``max_context_tokens``.
             DataError: a template uses a fact or a variable that the row lacks.
         """
-        return self._renderer.render(row, seed, count, seen)
+        try:
+            return self._renderer.render(row, seed, count, seen)
+        except DataError as error:
+            if self._path is not None:
+                error.args = (f"{self._path}: {error}",)
+            raise
 
     def similarity(self, row: Prompt, example: Example) -> float:
         """Lexical similarity (steps/lib/examples.py) of a row and an example of the file, 0 to 1."""

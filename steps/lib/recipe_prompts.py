@@ -17,6 +17,8 @@ from steps.lib.rendering import language_for
 from steps.lib.replies import Parsed
 from steps.lib.rows import Prompt
 
+RUN = (10, 8)
+"""Chinese characters, and words, in a row that are copied when the instruction has them, too."""
 _CLAUSE = re.compile(r"[^\n。！？!?；;：:.]+")
 _LISTED = re.compile(r"^[ \t]*(?:(?:[\[【(（]?\d{1,3}[\]】)）.、．:：]|[-*•])[ \t]*)+(\S.*)$", re.MULTILINE)
 
@@ -52,6 +54,8 @@ class NewPrompts(RecipeBase):
         instruction = answer.rendered.messages[-1]["content"]
         if mark := copied_words(text, shown, instruction, str(answer.item.seen.get("fence", ""))):
             return "copied_words", mark
+        if any(text in example.answer for example in answer.rendered.examples):
+            return "near_copy", "it stands in the answer of an example that was shown"
         return None
 
     def screened(
@@ -101,8 +105,8 @@ class NewPrompts(RecipeBase):
 def copied_words(text: str, shown: Sequence[str], instruction: str, fence: str) -> str:
     """Words of the instruction in a text that should be the teacher's own; "" where there are none.
 
-    A whole clause of the instruction counts (6 words or 8 Chinese characters, or more), and its fence; words of what was shown in
-    the instruction do not.
+    A fence counts, a whole clause of the instruction (6 words or 8 Chinese characters, or more), and any stretch of ``RUN`` of
+    them; words of what was shown in the instruction do not.
     """
     if mark := fence_in(text, fence):
         return mark
@@ -116,7 +120,19 @@ def copied_words(text: str, shown: Sequence[str], instruction: str, fence: str) 
             and not any(words in one for one in shown)
         ):
             return words
-    return ""
+    told = _stretches(instruction)
+    copied = [stretch for stretch in _stretches(text) if stretch in told]
+    if copied:
+        own = set().union(*map(_stretches, shown))
+        copied = [stretch for stretch in copied if stretch not in own]
+    return " ".join(copied[0]) if copied else ""
+
+
+def _stretches(text: str) -> dict[tuple[str, ...], None]:
+    """All stretches of a text that are as long as ``RUN`` says, in their order."""
+    words = tokens(text)
+    found = (tuple(words[at : at + size]) for size in RUN for at in range(len(words) - size + 1))
+    return dict.fromkeys(one for one in found if len(one) == RUN["".join(one).isascii()])
 
 
 def listed(parsed: Parsed, field: str) -> list[str]:

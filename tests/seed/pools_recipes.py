@@ -73,5 +73,7 @@ def example_files() -> dict[str, list[dict[str, Any]]]:
         seen = {"answer": answer, "rules": "", "fence": fence_of(request, answer)}
         review = {**seen, "principles": [PRINCIPLE[lang]]}
         files["critiques"].append({"lang": lang, "prompt": request, "answer": fault, "seen": review})
-        files["revisions"].append({"lang": lang, "prompt": request, "answer": better, "seen": {**seen, "critique": fault}})
+        files["revisions"].append(
+            {"lang": lang, "prompt": request, "answer": better, "seen": {**seen, "critique": fault}}
+        )
     return {f"prompts/recipes/{name}.jsonl": rows for name, rows in files.items()}
