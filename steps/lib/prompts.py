@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jinja2
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
@@ -41,6 +41,7 @@ from steps.lib.rules import Language, check_values, language_of, read_values
 
 __all__ = ["OverBudget", "Parsed", "PromptFile", "Rendered"]
 
+T = TypeVar("T", str | ByLanguage, ByLanguage)
 OWN_LANGUAGE: tuple[Pick, ...] = ("same_language", "similar", "diverse")
 """Ways to pick that take examples of the row's language, unless the file says otherwise."""
 
@@ -112,23 +113,12 @@ class PromptFile(Section):
     @field_validator("system", "user")
     @classmethod
     def _templates_work(cls, value: str | ByLanguage, info: ValidationInfo) -> str | ByLanguage:
-        names = PROMPT_VARIABLES | set(info.data.get("variables", ()))
-        for lang, text in (("", value),) if isinstance(value, str) else (("zh: ", value.zh), ("en: ", value.en)):
-            try:
-                compile_template(text, names)
-            except ValueError as error:
-                raise ValueError(f"{lang}{error}") from None
-        return value
+        return _compiled(value, PROMPT_VARIABLES | set(info.data.get("variables", ())))
 
     @field_validator("repair")
     @classmethod
     def _repair_works(cls, value: ByLanguage) -> ByLanguage:
-        for lang in LANGUAGES:
-            try:
-                compile_template(value.of(lang), {"problem"})
-            except ValueError as error:
-                raise ValueError(f"{lang}: {error}") from None
-        return value
+        return _compiled(value, {"problem"})
 
     @field_validator("examples")
     @classmethod
@@ -299,6 +289,16 @@ class PromptFile(Section):
         if not text.strip():  # servers refuse an empty turn, and templates two turns of one role
             return [*map(dict, turns[:-1]), {**turns[-1], "content": f"{turns[-1]['content']}\n\n{note}"}]
         return [*map(dict, turns), *messages(("assistant", text), ("user", note))]
+
+
+def _compiled(value: T, names: Collection[str]) -> T:
+    """A text, or one in each language, whose templates compile; an error names the language."""
+    for lang, text in {"": value}.items() if isinstance(value, str) else value:
+        try:
+            compile_template(str(text), names)
+        except ValueError as error:
+            raise ValueError(f"{lang}: {error}" if lang else str(error)) from None
+    return value
 
 
 def _content(example: Example) -> dict[str, Any]:
