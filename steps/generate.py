@@ -95,8 +95,7 @@ class GenerateConfig(Section):
 def externals(config: GenerateConfig) -> dict[str, str]:
     """Content of the prompt sources, the prompt file and the teachers."""
     return {
-        "prompt file": PromptFile.read(config.prompt_file).digest(),
-        **digests(config.recipe),
+        **digests(config.recipe, config.prompt_file),
         **{f"source {source.name}": digest(source) for source in config.prompts},
         **identities(config.teachers),
     }
@@ -104,8 +103,8 @@ def externals(config: GenerateConfig) -> dict[str, str]:
 
 def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
     """Ask the teachers for what is missing, and write what they say in the order of the prompts."""
-    prompt_file = PromptFile.read(config.prompt_file)
-    metrics = Metrics()
+    files = config.recipe.read(config.prompt_file)
+    prompt_file, metrics = files[""], Metrics()
     reading = _Reading(config, context, metrics.rows)
     counts, agreement = _Counts(), Agreement()
     licenses = {teacher.name: teacher.license for teacher in config.teachers}
@@ -138,7 +137,7 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             config.samples,
             ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
-        results = config.recipe.run(asker, reading, prompt_file, config.samples, config.drop_flags)
+        results = config.recipe.run(asker, reading, files, config.samples, config.drop_flags)
         with (
             ParquetRows(out / "candidates.parquet", Candidate) as candidates,
             ParquetRows(out / "dropped.parquet", Dropped) as dropped,

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from flows.commands.words import Json, Overrides, Profile, Recipe, print_json, table, terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from steps.generate import GenerateConfig
     from steps.lib.prompts import PromptFile
@@ -263,25 +263,20 @@ def _entry(path: Path) -> dict[str, Any]:
     from steps.lib.prompt_parts import LANGUAGES
     from steps.lib.prompts import PromptFile
 
+    entry: dict[str, Any] = {"name": path.stem, "path": path.as_posix()}
     try:
         file = PromptFile.read(path)
     except ConfigError as error:
         try:
             judge = JudgePrompt.read(path)
         except ConfigError:
-            return {"name": path.stem, "path": path.as_posix(), "problem": str(error)}
-        texts = {lang: [judge.system.of(lang), judge.user.of(lang)] for lang in LANGUAGES}
-        return {"name": path.stem, "path": path.as_posix(), "languages": _languages(texts), "variables": ["a judge's file"],
-                "digest": judge.digest()}  # fmt: skip
-    texts = {
-        lang: [file.system.of(lang), file.user if isinstance(file.user, str) else file.user.of(lang)]
-        for lang in LANGUAGES
-    }
+            return {**entry, "problem": str(error)}
+        languages = _languages({lang: (judge.system.of(lang), judge.user.of(lang)) for lang in LANGUAGES})
+        return {**entry, "languages": languages, "variables": ["a judge's file"], "digest": judge.digest()}
     schema = file.answer_schema
     return {
-        "name": path.stem,
-        "path": path.as_posix(),
-        "languages": _languages(texts),
+        **entry,
+        "languages": _languages({lang: file.texts(lang) for lang in LANGUAGES}),
         "shots": file.shots,
         "pick": file.pick if file.shots else "",
         "thought": file.chain_of_thought.mode,
@@ -292,7 +287,7 @@ def _entry(path: Path) -> dict[str, Any]:
     }
 
 
-def _languages(texts: dict[Any, list[str]]) -> list[str]:
+def _languages(texts: Mapping[Any, Sequence[str]]) -> list[str]:
     """The languages in which no text is empty that another language has."""
     return [
         lang for lang, own in texts.items()
@@ -303,10 +298,5 @@ def _languages(texts: dict[Any, list[str]]) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(value)
-    return (
-        ""
-        if value is None
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)[: 12 if len(str(value)) == 64 else None]
-    )
+    text = "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return text[:12] if len(text) == 64 else text  # a digest

@@ -60,7 +60,7 @@ def read_examples(path: Path) -> list[Example]:
         try:
             pool += [Example.model_validate_json(line)] if line.strip() else []
         except ValidationError as error:
-            problems += [f"line {number} {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            problems += [f"line {' '.join(map(str, (number, *e['loc'])))}: {e['msg']}" for e in error.errors()]
     if problems:
         raise ValueError("; ".join(problems))
     return pool

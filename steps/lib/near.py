@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from steps.lib.dedup import tokens
+
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def rouge_l(one: str, other: str) -> float:
 
 
 class NearIndex:
-    """Texts so far, by their tokens. The n-th copy of a token in a text is a token of its own.
+    """Texts so far, by their tokens, 4 bytes each in two places; the texts themselves are not kept.
 
     Args:
         threshold: ROUGE-L from which a text counts as near, above 0.
@@ -43,10 +46,12 @@ class NearIndex:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
+        self._numbers: dict[str, int] = {}
         self._names: list[str] = []
-        self._texts: list[tuple[str, ...]] = []
+        self._texts: list[array[int]] = []
         self._lengths = array("I")
-        self._holders: dict[tuple[str, int], array[int]] = {}
+        self._holders: dict[tuple[int, int], array[int]] = {}
+        """Token and which copy of it in its text -> texts that hold it."""
         self._bare: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -54,7 +59,7 @@ class NearIndex:
 
     def add(self, name: str, text: str) -> None:
         """Take a text in."""
-        words = tuple(tokens(text))
+        words = array("I", [self._numbers.setdefault(token, len(self._numbers)) for token in tokens(text)])
         number = len(self._names)
         self._names.append(name)
         self._texts.append(words)
@@ -71,7 +76,7 @@ class NearIndex:
         """
         import numpy as np
 
-        words = tuple(tokens(text))
+        words = [self._numbers.get(token, -1) for token in tokens(text)]
         if not words:
             found = self._bare.get(text.strip())
             return None if found is None else Near(self._names[found], 1.0)
@@ -88,20 +93,20 @@ class NearIndex:
         return None if best is None else Near(self._names[best[1]], best[0])
 
 
-def _numbered(words: Sequence[str]) -> Iterator[tuple[str, int]]:
-    copies: Counter[str] = Counter()
+def _numbered(words: Iterable[T]) -> Iterator[tuple[T, int]]:
+    copies: Counter[T] = Counter()
     for word in words:
         copies[word] += 1
         yield word, copies[word]
 
 
-def _rouge(one: Sequence[str], other: Sequence[str]) -> float:
+def _rouge(one: Sequence[T], other: Sequence[T]) -> float:
     return 2 * _common(one, other) / (len(one) + len(other)) if one and other else 0.0
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
+def _common(one: Sequence[T], other: Sequence[T]) -> int:
     """Length of the longest common subsequence, by bit vectors (Hyyrö, IWOCA 2004)."""
-    places: dict[str, int] = {}
+    places: dict[T, int] = {}
     for place, token in enumerate(one):
         places[token] = places.get(token, 0) | 1 << place
     full = (1 << len(one)) - 1

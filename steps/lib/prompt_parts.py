@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -108,10 +108,16 @@ def _try(template: jinja2.Template, own: list[str], known: list[str]) -> None:
                 raise
 
 
-def used_variables(texts: Collection[str]) -> frozenset[str]:
-    """The variables that templates use."""
+def used_variables(texts: Collection[str], *, tested: bool = True) -> frozenset[str]:
+    """The variables that templates use; where ``tested`` is false, without those that they ask for with ``is defined``."""
     environment = ImmutableSandboxedEnvironment()
-    return frozenset(name for text in texts for name in meta.find_undeclared_variables(environment.parse(text)))
+    found: set[str] = set()
+    for text in texts:
+        tree = environment.parse(text)
+        asked = {test.node.name for test in tree.find_all(nodes.Test)
+                 if test.name == "defined" and isinstance(test.node, nodes.Name)}  # fmt: skip
+        found |= meta.find_undeclared_variables(tree) - (set() if tested else asked)
+    return frozenset(found)
 
 
 def read_schema(value: dict[str, Any] | str) -> dict[str, Any]:

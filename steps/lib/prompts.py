@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jinja2
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
@@ -41,6 +41,7 @@ from steps.lib.rules import Language, check_values, language_of, read_values
 
 __all__ = ["OverBudget", "Parsed", "PromptFile", "Rendered"]
 
+T = TypeVar("T", str | ByLanguage, ByLanguage)
 OWN_LANGUAGE: tuple[Pick, ...] = ("same_language", "similar", "diverse")
 """Ways to pick that take examples of the row's language, unless the file says otherwise."""
 
@@ -88,6 +89,7 @@ class PromptFile(Section):
     _repair: dict[Language, jinja2.Template] = PrivateAttr(default_factory=dict)
     _schema: dict[str, Any] | None = PrivateAttr(default=None)
     _validator: Any = PrivateAttr(default=None)
+    _path: Path | None = PrivateAttr(default=None)
 
     @field_validator("variables")
     @classmethod
@@ -98,19 +100,25 @@ class PromptFile(Section):
             )
         return value
 
+    @field_validator("user", mode="before")
+    @classmethod
+    def _one_text_or_both(cls, value: object) -> object:
+        lacking = [lang for lang in LANGUAGES if isinstance(value, Mapping) and not str(value.get(lang) or "").strip()]
+        if lacking or (isinstance(value, str) and not value.strip()):
+            raise ValueError(
+                f"there is no text{' in ' + ' and '.join(lacking) if lacking else ''}; write one for both languages, or zh and en"
+            )
+        return value
+
     @field_validator("system", "user")
     @classmethod
     def _templates_work(cls, value: str | ByLanguage, info: ValidationInfo) -> str | ByLanguage:
-        for text in (value,) if isinstance(value, str) else (value.zh, value.en):
-            compile_template(text, PROMPT_VARIABLES | set(info.data.get("variables", ())))
-        return value
+        return _compiled(value, PROMPT_VARIABLES | set(info.data.get("variables", ())))
 
     @field_validator("repair")
     @classmethod
     def _repair_works(cls, value: ByLanguage) -> ByLanguage:
-        for lang in LANGUAGES:
-            compile_template(value.of(lang), {"problem"})
-        return value
+        return _compiled(value, {"problem"})
 
     @field_validator("examples")
     @classmethod
@@ -195,7 +203,9 @@ class PromptFile(Section):
         Raises:
             ConfigError: naming the file and every wrong field.
         """
-        return check_values(cls, read_markdown(path), path) if path.suffix == ".md" else read_values(cls, path)
+        found = check_values(cls, read_markdown(path), path) if path.suffix == ".md" else read_values(cls, path)
+        found._path = path
+        return found
 
     @property
     def schema_(self) -> dict[str, Any] | None:
@@ -206,6 +216,10 @@ class PromptFile(Section):
     def pool(self) -> Sequence[Example]:
         """All examples of the file."""
         return self._pool
+
+    def texts(self, lang: Language) -> tuple[str, str]:
+        """Templates of the system text and of the user turn in a language."""
+        return self.system.of(lang), self.user if isinstance(self.user, str) else self.user.of(lang)
 
     def digest(self) -> str:
         """Digest of the content: values, examples and schema, but no path, comment or layout."""
@@ -241,7 +255,12 @@ class PromptFile(Section):
             OverBudget: it does not fit into ``max_context_tokens``.
             DataError: a template uses a fact or a variable that the row lacks.
         """
-        return self._renderer.render(row, seed, count, seen)
+        try:
+            return self._renderer.render(row, seed, count, seen)
+        except DataError as error:
+            if self._path is not None:
+                error.args = (f"{self._path}: {error}",)
+            raise
 
     def similarity(self, row: Prompt, example: Example) -> float:
         """Lexical similarity (steps/lib/examples.py) of a row and an example of the file, 0 to 1."""
@@ -270,6 +289,16 @@ class PromptFile(Section):
         if not text.strip():  # servers refuse an empty turn, and templates two turns of one role
             return [*map(dict, turns[:-1]), {**turns[-1], "content": f"{turns[-1]['content']}\n\n{note}"}]
         return [*map(dict, turns), *messages(("assistant", text), ("user", note))]
+
+
+def _compiled(value: T, names: Collection[str]) -> T:
+    """A text, or one in each language, whose templates compile; an error names the language."""
+    for lang, text in {"": value}.items() if isinstance(value, str) else value:
+        try:
+            compile_template(str(text), names)
+        except ValueError as error:
+            raise ValueError(f"{lang}: {error}" if lang else str(error)) from None
+    return value
 
 
 def _content(example: Example) -> dict[str, Any]:

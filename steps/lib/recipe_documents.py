@@ -24,21 +24,19 @@ from steps.lib.fences import disarm
 from steps.lib.near import NearIndex
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
+from steps.lib.quality import Finding
 from steps.lib.recipe_parts import (
     UNUSABLE,
     Asking,
-    NewPrompts,
     Passed,
     StagePlan,
-    child_of,
     counted,
     fenced,
-    listed,
     most_tokens,
     unfenced,
 )
+from steps.lib.recipe_prompts import NewPrompts, child_of
 from steps.lib.rows import Prompt, Row, Text
-from steps.lib.rules import parse_strict
 from steps.lib.shortening import answered
 from steps.lib.sources import Rejected, open_source
 
@@ -72,11 +70,17 @@ class Documents(NewPrompts):
     standalone: bool = True
     """Drop questions that point at "the text" or "the author", which nobody sees beside them."""
 
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {
+        "": ("document", "fence"),
+        "questions": ("document", "count", "fence"),
+        "check": ("document", "answer", "fence"),
+    }
     needs: ClassVar[Mapping[str, Sequence[str]]] = {
         "": ("prompt", "document", "fence"),
         "questions": ("document", "fence"),
         "check": ("prompt", "document", "answer", "fence"),
     }
+    reads: ClassVar[Mapping[str, str]] = {"questions": "questions", "check": "supported"}
 
     @model_validator(mode="after")
     def _moves(self) -> Documents:
@@ -110,10 +114,14 @@ class Documents(NewPrompts):
         return [*plans, StagePlan("support", self.check, answers)] if self.check else plans
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        files = self.read(answering)
         pieces = Passed(asker, "chunks", counted(asker, "chunks", self._pieces(asker, rows)))
         yield from pieces.lost()
         asked = Passed(asker, "questions", counted(asker, "made questions", self._asked(asker, files, pieces)))
@@ -127,6 +135,14 @@ class Documents(NewPrompts):
         given = Passed(asker, "answers", (_to_check(answer, whole) for answer in answers))
         yield from given.lost()
         yield from counted(asker, "checked answers", self._checked(asker, files["check"], given.items(), whole))
+
+    def _problems(self, name: str, path: Path, file: PromptFile) -> Iterator[str]:
+        yield from super()._problems(name, path, file)
+        if name == "check" and file.schema_ is None:
+            yield (
+                f"generate.recipe.check ({path}), schema is missing: got none, because a verdict in free text is never read; "
+                "write one with the field supported (boolean), or check: null"
+            )
 
     def _cut(self, text: str, count: Any) -> Iterator[Chunk]:
         return chunks(text, count, self.chunk_tokens, self.overlap_tokens)
@@ -150,33 +166,28 @@ class Documents(NewPrompts):
                     yield fenced(item, document=piece.text, count=self.per_chunk)
 
     def _asked(self, asker: Asker, files: Mapping[str, PromptFile], pieces: Passed) -> Iterator[Item | Lost]:
-        document, index = "", NearIndex(self.near)
-        prompt_file, kind = files["questions"], "made questions"
-        for answer in asker.ask("questions", prompt_file, pieces.items(), drop_flags=UNUSABLE):
+        document, index, kind = "", NearIndex(self.near), "made questions"
+        for answer in asker.ask("questions", files["questions"], pieces.items(), drop_flags=UNUSABLE):
             if isinstance(answer, Lost):
                 yield answer
                 continue
-            chunk = answer.item.trail[0]
-            if chunk["document"] != document:
-                document, index = chunk["document"], NearIndex(self.near)
-            texts = listed(answer.parsed.answer, "questions", prompt_file.schema_ is not None)
-            if not texts:
-                yield Lost(answer.item, kind, "no_list", answer.reply.text, answer.teacher)
-            for place, text in enumerate(texts[: self.per_chunk]):
+            if (own := answer.item.trail[0]["document"]) != document:
+                document, index = own, NearIndex(self.near)
+
+            def keep(place: int, text: str, answer: Answer = answer, index: NearIndex = index) -> Item | Lost:
+                piece = answer.item.trail[0]["text"]
                 child = child_of(answer.item.row, id=f"{answer.item.id}.{place}", prompt=text)
-                item = fenced(answer.item_with(id=child.id, row=child), document=chunk["text"])
-                found = self.finding(text, answer, [chunk["text"]])
-                if found is None and self.standalone and (loose := _LOOSE.search(text)):
-                    found = "not_standalone", loose[0]
-                if found is None and (near := index.nearest(text)) is not None:
-                    found = "near_earlier", f"ROUGE-L {near.score:.2f} to {near.name}"
-                if found is not None:
-                    yield Lost(item, kind, *found, answer.teacher)
-                    continue
-                index.add(child.id, text)
-                yield item
-            if extra := texts[self.per_chunk :]:
-                yield Lost(answer.item, kind, "surplus", "\n".join(extra), answer.teacher)
+                item = fenced(answer.item_with(id=child.id, row=child), document=piece)
+                return self.screened(item, answer, kind, index, [piece])
+
+            yield from self.entries(answer, kind, "questions", self.per_chunk, keep)
+
+    def finding(self, text: str, answer: Answer, shown: Sequence[str]) -> Finding | None:
+        """See ``NewPrompts.finding``; and whether a question can be understood alone."""
+        if found := super().finding(text, answer, shown):
+            return found
+        loose = _LOOSE.search(text) if self.standalone else None
+        return ("not_standalone", loose[0]) if loose else None
 
     def _checked(
         self, asker: Asker, prompt_file: PromptFile, items: Iterable[Item], whole: TypeAdapter[Answer]
@@ -186,7 +197,7 @@ class Documents(NewPrompts):
                 yield check
                 continue
             answer = whole.validate_python(check.item.seen["whole"])
-            value = parse_strict(check.parsed.answer) if prompt_file.schema_ else None
+            value = check.parsed.value
             supported = value.get("supported") if isinstance(value, dict) else None
             if supported is not True:
                 reason = "unsupported" if supported is False else "unparsed"

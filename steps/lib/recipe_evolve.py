@@ -27,7 +27,8 @@ from steps.lib.near import rouge_l
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
-from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, counted, fenced
+from steps.lib.recipe_prompts import NewPrompts, child_of
 from steps.lib.rows import Prompt, Row
 from steps.lib.shortening import answered
 
@@ -59,6 +60,7 @@ class Evolve(NewPrompts):
     answer_seeds: bool = True
     """Answer the prompts that were given, too."""
 
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {"depth": ("method", "fence"), "breadth": ("method", "fence")}
     needs: ClassVar[Mapping[str, Sequence[str]]] = {
         "depth": ("prompt", "method", "fence"),
         "breadth": ("prompt", "fence"),
@@ -76,10 +78,14 @@ class Evolve(NewPrompts):
         return [*plans, StagePlan("answer", config.prompt_file, (self.rounds + self.answer_seeds) * config.samples)]
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        files = self.read(answering)
         given = asker.spool("evolve0", (Item(row.id, row) for row in rows if isinstance(row, Prompt)))
         current: Iterable[Item] = given
         children: list[Passed] = []

@@ -1,4 +1,4 @@
-"""What the recipes share: the shape of one, plans for estimates, stages that pass items on, and what is kept of new prompts.
+"""What the recipes share: the shape of one, plans for estimates, and stages that pass items on.
 
 All text of a teacher is data: it becomes a variable of a template, between fences, and never a template, a path or a setting.
 """
@@ -6,24 +6,18 @@ All text of a teacher is data: it becomes a variable of a template, between fenc
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from steps.lib.config import Neutral, Section
-from steps.lib.dedup import tokens
 from steps.lib.errors import ConfigError
 from steps.lib.fences import fence_in, fence_of
-from steps.lib.language import detect
-from steps.lib.phrases import special_token
 from steps.lib.programs import Answer, Asker, Item, Lost
-from steps.lib.prompt_parts import used_variables
+from steps.lib.prompt_parts import LANGUAGES, PROMPT_VARIABLES, used_variables
 from steps.lib.prompts import PromptFile
-from steps.lib.quality import Finding
 from steps.lib.rows import Prompt, Row
-from steps.lib.rules import Language, language_of, parse_strict
 from steps.lib.sources import Source
 from steps.lib.teacher import Teacher
 from steps.lib.tokens import counter
@@ -33,8 +27,6 @@ UNUSABLE = frozenset({"truncated", "empty", "unparsed", "schema", "refusal", "th
 LOST = "lost"
 """Variable of a spooled item that stands for a lost one."""
 T = TypeVar("T", Item, Answer)
-_CLAUSE = re.compile(r"[^\n。！？!?；;：:.]+")
-_LISTED = re.compile(r"^[ \t]*(?:(?:[\[【(（]?\d{1,3}[\]】)）.、．:：]|[-*•])[ \t]*)+(\S.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -61,10 +53,14 @@ class Asking(Protocol):
 
 
 class RecipeBase(Section):
-    """What every recipe has. Its fields that are paths of prompt files are read by ``files``."""
+    """What every recipe has. Its fields that are paths of prompt files are read by ``read``."""
 
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Field of a prompt file ("" for the one that answers) -> variables that its templates have, beside those of the row."""
     needs: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """Field of a prompt file ("" for the one that answers) -> variables that its template must use."""
+    """Field of a prompt file -> variables that its user template must use, in both languages."""
+    reads: ClassVar[Mapping[str, str]] = {}
+    """Field of a prompt file -> field of its JSON answers that is read."""
 
     summarise: Annotated[Path, Neutral] = Path("configs/prompts/summarise.yaml")
     """What makes a text shorter that does not fit, where ``over_budget`` of the prompt file that answers is summarise."""
@@ -83,84 +79,75 @@ class RecipeBase(Section):
         raise NotImplementedError
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """Go through all stages.
 
         Args:
             asker: asks the teachers.
             rows: of the kind ``rows``, read once.
-            answering: the prompt file that answers.
+            files: what ``read`` gives.
             samples: answers of the last stage to each item.
             drop_flags: flags that keep an answer of the last stage back.
-
-        Raises:
-            ConfigError: a prompt file does not do what its stage needs; before the first request.
         """
         raise NotImplementedError
 
-    def read(self, answering: PromptFile) -> dict[str, PromptFile]:
-        """The prompt files by field, with the answering one under "".
+    def read(self, answering: Path) -> dict[str, PromptFile]:
+        """The prompt files by field, with the one that answers under "".
 
         Raises:
-            ConfigError: every problem of every file.
+            ConfigError: every problem of every file: it cannot be read, or does not go with what its stage gives.
         """
-        found: dict[str, PromptFile] = {"": answering}
+        found: dict[str, PromptFile] = {}
         problems: list[str] = []
-        for name, path in self.files().items():
+        for name, path in {"": answering, **self.files()}.items():
             try:
                 found[name] = PromptFile.read(path)
             except ConfigError as error:
-                problems.append(str(error))
-        for name, prompt_file in found.items():
-            if name and prompt_file.over_budget == "summarise":
-                problems.append(
-                    f"{self.files()[name]}: over_budget is wrong: got summarise, because only the texts of the prompt "
-                    f"file that answers are summarised, and recipe.{name} does not answer; set it to error or drop_examples"
-                )
-            if lacks := sorted(set(self.needs.get(name, ())) - used(prompt_file)):
-                where = f"recipe.{name} ({self.files()[name]})" if name else "prompt_file"
-                problems.append(
-                    f"generate.{where} does not use {', '.join(lacks)}: got a template without, because the recipe "
-                    f"{getattr(self, 'kind', '')} works by it; write {{{{ {lacks[0]} }}}} into `user`"
-                )
+                problems += error.problems
+            else:
+                problems += self._problems(name, path, found[name])
         if problems:
             raise ConfigError(problems)
         return found
 
-
-class NewPrompts(RecipeBase):
-    """What recipes that make prompts ask of each."""
-
-    min_chars: int = 4
-    """Characters (letters, digits, CJK) a new prompt has at least."""
-    max_chars: int = 4000
-    """Characters a new prompt has at most."""
-    same_language: bool = True
-    """Drop a new prompt that is not in the language of the row it comes from."""
-
-    def finding(self, text: str, answer: Answer, shown: Sequence[str]) -> Finding | None:
-        """Why a new prompt is not kept, or None.
-
-        Args:
-            text: the new prompt.
-            answer: it stands in.
-            shown: the material that the teacher saw, whose words it may use.
-        """
-        visible = sum(map(len, tokens(text)))
-        if visible < self.min_chars:
-            return "too_short", f"{visible} characters, at least {self.min_chars}"
-        if len(text) > self.max_chars:
-            return "too_long", f"{len(text)} characters, at most {self.max_chars}"
-        if mark := special_token(text):
-            return "special_token", mark
-        lang = lang_of(answer.item.row)
-        if self.same_language and (got := detect(text)) != lang:
-            return "wrong_language", f"{got}, not {lang}"
-        instruction = answer.rendered.messages[-1]["content"]
-        if mark := copied_words(text, shown, instruction, str(answer.item.seen.get("fence", ""))):
-            return "copied_words", mark
-        return None
+    def _problems(self, name: str, path: Path, file: PromptFile) -> Iterator[str]:
+        """What keeps a prompt file from its stage."""
+        where = f"generate.{f'recipe.{name}' if name else 'prompt_file'} ({path})"
+        shown = {"document", "count", "fence"}
+        gives = shown if name == "summarise" else {*self.gives.get(name, ())}
+        needs = shown - {"count"} if name == "summarise" else {*self.needs.get(name, ())}
+        kind = getattr(self, "kind", "")
+        texts = [file.texts(lang) for lang in LANGUAGES]
+        used = frozenset.intersection(*(used_variables([user]) for _, user in texts))
+        if lacks := sorted(needs - used):
+            yield (
+                f"{where} does not use {', '.join(lacks)}: got a template without, because the recipe {kind} works by it; "
+                f"write {{{{ {lacks[0]} }}}} into `user`, in both languages"
+            )
+        strange = used_variables([text for both in texts for text in both], tested=False) - PROMPT_VARIABLES - gives
+        if strange:
+            known = ", ".join(sorted(gives)) or "none"
+            yield (
+                f"{where} uses {', '.join(sorted(strange))}: got a template with it, because the variables that the recipe "
+                f"{kind} gives there are {known}; correct the name, or ask for it with `is defined`"
+            )
+        field, schema = self.reads.get(name), file.schema_ or {}
+        if field and field not in schema.get("properties", {field: {}}):
+            yield (
+                f"{where}, schema is wrong: got the fields {', '.join(schema['properties'])}, because the recipe {kind} reads "
+                f"{field} of the answer; name the field so"
+            )
+        if name and file.over_budget == "summarise":
+            yield (
+                f"{where}, over_budget is wrong: got summarise, because only the texts of the prompt file that answers are "
+                "summarised; set it to error or drop_examples"
+            )
 
 
 class Passed:
@@ -205,27 +192,6 @@ def counted(asker: Asker, kind: str, results: Iterable[T | Lost]) -> Iterator[T 
     rows.balance({kind: [f"kept {kind}"]})
 
 
-def copied_words(text: str, shown: Sequence[str], instruction: str, fence: str) -> str:
-    """Words of the instruction in a text that should be the teacher's own; "" where there are none.
-
-    A whole clause of the instruction counts (6 words or 8 Chinese characters, or more), and its fence; words of what was shown in
-    the instruction do not.
-    """
-    if mark := fence_in(text, fence):
-        return mark
-    for material in shown:
-        instruction = instruction.replace(material, "\n")
-    for clause in _CLAUSE.findall(instruction):
-        words = str(clause).strip()
-        if (
-            len(tokens(words)) >= (6 if words.isascii() else 8)
-            and words in text
-            and not any(words in one for one in shown)
-        ):
-            return words
-    return ""
-
-
 def unfenced(kind: str, answers: Iterable[Answer | Lost]) -> Iterator[Answer | Lost]:
     """Answers without those that repeat the fence around what they were shown."""
     for answer in answers:
@@ -243,43 +209,9 @@ def most_tokens(teachers: Sequence[Teacher]) -> Callable[[str], int]:
     return lambda text: max(count(text) for count in counters)
 
 
-def used(prompt_file: PromptFile) -> frozenset[str]:
-    """Variables that the user template reads, in every language."""
-    user = prompt_file.user
-    found = [used_variables([text]) for text in ([user] if isinstance(user, str) else [user.zh, user.en])]
-    return frozenset.intersection(*found)
-
-
-def lang_of(row: Prompt) -> Language:
-    """Language in which a row is worked on."""
-    return language_of(row.prompt) if row.lang == "other" else row.lang
-
-
 def fenced(item: Item, **seen: Any) -> Item:
     """The item with these template variables and no others, and the fence around all of their texts and its prompt."""
     return replace(item, seen={**seen, "fence": fence_of(item.row.prompt, json.dumps(seen, sort_keys=True))})
-
-
-def listed(answer: str, field: str, schema: bool) -> list[str]:
-    """The texts of a list that was asked for: a JSON object's field where the prompt file has a schema, else numbered lines.
-
-    Numbers and dashes at the front of a line are no part of its text. Where no line has one, those that end with a question mark
-    are the list; nothing else is taken for an entry.
-    """
-    if not schema:
-        numbered = [found.strip() for found in _LISTED.findall(answer)]
-        return numbered or [line.strip() for line in answer.splitlines() if line.rstrip().endswith(("?", "？"))]
-    try:
-        value = parse_strict(answer)
-    except ValueError:
-        return []
-    entries = value.get(field) if isinstance(value, dict) else None
-    return [one.strip() for one in entries if isinstance(one, str) and one.strip()] if isinstance(entries, list) else []
-
-
-def child_of(row: Prompt, *, id: str, prompt: str) -> Prompt:
-    """A new prompt that comes from a row: its source and language, none of its labels, which are of the old prompt."""
-    return Prompt(id=id, lang=row.lang, source=row.source, prompt=prompt)
 
 
 def _packed(lost: Lost) -> Item:

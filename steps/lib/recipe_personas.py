@@ -21,8 +21,8 @@ from steps.lib.config import Neutral
 from steps.lib.near import NearIndex
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
-from steps.lib.quality import Finding
-from steps.lib.recipe_parts import UNUSABLE, Asking, NewPrompts, Passed, StagePlan, child_of, counted, fenced
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, counted, fenced
+from steps.lib.recipe_prompts import NewPrompts, child_of
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.shortening import answered
 
@@ -46,7 +46,8 @@ class Personas(NewPrompts):
     near: float = Field(default=0.7, gt=0, le=1)
     """ROUGE-L (0 to 1) to an earlier request from which one is dropped."""
 
-    needs: ClassVar[Mapping[str, Sequence[str]]] = {"persona": ("document", "fence"), "asks": ("persona", "fence")}
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {"persona": ("document", "fence"), "asks": ("persona", "fence")}
+    needs: ClassVar[Mapping[str, Sequence[str]]] = gives
 
     @property
     def rows(self) -> type[Row]:
@@ -62,10 +63,14 @@ class Personas(NewPrompts):
         ]
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        files = self.read(answering)
         shown = self._shown(asker, rows)
         found = self._made(
             asker.ask("persona", files["persona"], shown, drop_flags=UNUSABLE), "personas", self._persona
@@ -95,15 +100,7 @@ class Personas(NewPrompts):
             if isinstance(answer, Lost):
                 yield answer
                 continue
-            text, item = answer.parsed.answer, make(answer)
-            found: Finding | None = self.finding(text, answer, [answer.item.row.prompt])
-            if found is None and (near := index.nearest(text)) is not None:
-                found = "near_earlier", f"ROUGE-L {near.score:.2f} to {near.name}"
-            if found is not None:
-                yield Lost(item, kind, *found, answer.teacher)
-                continue
-            index.add(item.id, text)
-            yield item
+            yield self.screened(make(answer), answer, kind, index, [answer.item.row.prompt])
 
     def _persona(self, answer: Answer) -> Item:
         """The persona takes the text's place: it decides the draws of the next stage."""

@@ -23,7 +23,8 @@ from steps.lib.config import Neutral
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompt_parts import ByLanguage
 from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, lang_of, unfenced
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, unfenced
+from steps.lib.rendering import language_for
 from steps.lib.rows import Prompt, Row, Thumb
 from steps.lib.shortening import answered
 
@@ -62,6 +63,10 @@ class Revise(RecipeBase):
     rounds: int = Field(default=1, gt=0)
     """Times of critique and revision; the last revision is sampled."""
 
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {
+        "critique": ("answer", "principles", "rules", "fence"),
+        "revise": ("answer", "critique", "rules", "fence"),
+    }
     needs: ClassVar[Mapping[str, Sequence[str]]] = {
         "critique": ("prompt", "answer", "principles", "fence"),
         "revise": ("prompt", "answer", "critique", "fence"),
@@ -79,13 +84,17 @@ class Revise(RecipeBase):
         return plans
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        files = self.read(answering)
         flags = {*drop_flags, *UNUSABLE}
         first = (Item(row.id, row) for row in rows if isinstance(row, Prompt))
-        answers = answered(asker, files, first, samples=1, drop_flags=flags)
+        answers, answering = answered(asker, files, first, samples=1, drop_flags=flags), files[""]
         for number in range(1, self.rounds + 1):
             drafts = self._drafts(answers, answering, number, asker.seed)
             given = Passed(asker, f"drafts{number}", drafts)
@@ -115,7 +124,7 @@ class Revise(RecipeBase):
                 yield answer
                 continue
             row, text = answer.item.row, answer.parsed.answer
-            lang = lang_of(row)
+            lang = language_for(row)
             wanted = [one.of(lang) for one in self.principles]
             if self.drawn is not None and self.drawn < len(wanted):
                 wanted = random.Random(f"{seed}\n{number}\n{row.prompt}").sample(wanted, self.drawn)
@@ -131,6 +140,7 @@ class Correct(RecipeBase):
     complaint: list[str] = ["complaint", "feedback", "comment", "reason"]
     """Columns that may say what was wrong; the first with text in it counts."""
 
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {"": ("answer", "complaint", "rules", "fence")}
     needs: ClassVar[Mapping[str, Sequence[str]]] = {"": ("prompt", "answer", "complaint", "fence")}
 
     @property
@@ -143,10 +153,14 @@ class Correct(RecipeBase):
         return [StagePlan("answer", config.prompt_file, config.samples)]
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        files = self.read(answering)
         cases = Passed(asker, "cases", counted(asker, "cases", self._cases(rows)))
         yield from cases.lost()
         answers = answered(asker, files, cases.items(), samples=samples, drop_flags=drop_flags)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -25,15 +26,13 @@ from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import (
     UNUSABLE,
     Asking,
-    NewPrompts,
     Passed,
     StagePlan,
-    child_of,
     counted,
     fenced,
-    lang_of,
-    listed,
 )
+from steps.lib.recipe_prompts import NewPrompts, child_of
+from steps.lib.rendering import language_for
 from steps.lib.rows import Prompt, Row
 from steps.lib.rules import Language
 from steps.lib.shortening import answered
@@ -58,7 +57,9 @@ class SelfInstruct(NewPrompts):
     answer_seeds: bool = True
     """Answer the seeds, too."""
 
+    gives: ClassVar[Mapping[str, Sequence[str]]] = {"new": ("shown", "count", "fence")}
     needs: ClassVar[Mapping[str, Sequence[str]]] = {"new": ("shown", "fence")}
+    reads: ClassVar[Mapping[str, str]] = {"new": "prompts"}
 
     def stages(self, config: Asking) -> list[StagePlan]:
         """One request a seed and round; answers to all that may come of them."""
@@ -67,10 +68,14 @@ class SelfInstruct(NewPrompts):
         return [*rounds, StagePlan("answer", config.prompt_file, answers * config.samples)]
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        files = self.read(answering)
         seeds, twice = _distinct(rows)
         yield from twice
         index = NearIndex(self.near)
@@ -78,7 +83,7 @@ class SelfInstruct(NewPrompts):
         made: dict[Language, list[str]] = {"zh": [], "en": []}
         for row in seeds:
             index.add(row.id, row.prompt)
-            pool[lang_of(row)].append(row.prompt)
+            pool[language_for(row)].append(row.prompt)
         names = {row.id for row in seeds}
         rounds: list[Passed] = []
         for number in range(1, self.rounds + 1):
@@ -89,7 +94,7 @@ class SelfInstruct(NewPrompts):
             passed = Passed(asker, f"new{number}", counted(asker, kind, found))
             yield from passed.lost()
             for item in passed.items():
-                made[lang_of(item.row)].append(item.row.prompt)
+                made[language_for(item.row)].append(item.row.prompt)
             for texts in made.values():
                 texts.sort()
             rounds.append(passed)
@@ -105,7 +110,7 @@ class SelfInstruct(NewPrompts):
         pool: Mapping[Language, Sequence[str]],
         made: Mapping[Language, Sequence[str]],
     ) -> Item:
-        lang, own = lang_of(item.row), item.row.prompt
+        lang, own = language_for(item.row), item.row.prompt
         draw = random.Random(f"{seed}\n{number}\n{own}")
         others = [text for text in draw.sample(pool[lang], min(self.seeds_shown, len(pool[lang]))) if text != own]
         machine = draw.sample(made[lang], min(self.made_shown, len(made[lang])))
@@ -127,25 +132,15 @@ class SelfInstruct(NewPrompts):
             if isinstance(answer, Lost):
                 yield answer
                 continue
-            row = answer.item.row
-            texts = listed(answer.parsed.answer, "prompts", prompt_file.schema_ is not None)
-            if not texts:
-                yield Lost(answer.item, kind, "no_list", answer.reply.text, answer.teacher)
-            for place, text in enumerate(texts[: self.per_request]):
+            shown = answer.item.seen["shown"]
+
+            def keep(place: int, text: str, answer: Answer = answer, shown: Sequence[str] = shown) -> Item | Lost:
+                row = answer.item.row
                 child = child_of(row, id=f"{row.id}+{number}.{place}", prompt=text)
-                item = answer.item_with(id=child.id, row=child, note={"shown": answer.item.seen["shown"]})
-                item = Item(item.id, child, trail=item.trail)
-                found = self.finding(text, answer, answer.item.seen["shown"])
-                if found is None and (near := index.nearest(text)) is not None:
-                    reason = "near_seed" if near.name in seeds else "near_earlier"
-                    found = reason, f"ROUGE-L {near.score:.2f} to {near.name}"
-                if found is not None:
-                    yield Lost(item, kind, *found, answer.teacher)
-                    continue
-                index.add(child.id, text)
-                yield item
-            if extra := texts[self.per_request :]:
-                yield Lost(answer.item, kind, "surplus", "\n".join(extra), answer.teacher)
+                item = replace(answer.item_with(id=child.id, row=child, note={"shown": shown}), seen={})
+                return self.screened(item, answer, kind, index, shown, seeds)
+
+            yield from self.entries(answer, kind, "prompts", self.per_request, keep)
 
 
 def _distinct(rows: Iterable[Row]) -> tuple[list[Prompt], list[Lost]]:

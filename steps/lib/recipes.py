@@ -8,7 +8,8 @@ and pairs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -37,11 +38,16 @@ class AnswerRecipe(RecipeBase):
         return [StagePlan("answer", config.prompt_file, config.samples)]
 
     def run(
-        self, asker: Asker, rows: Iterable[Row], answering: PromptFile, samples: int, drop_flags: Collection[str]
+        self,
+        asker: Asker,
+        rows: Iterable[Row],
+        files: Mapping[str, PromptFile],
+        samples: int,
+        drop_flags: Collection[str],
     ) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
         items = (Item(row.id, row) for row in rows if isinstance(row, Prompt))
-        return answered(asker, self.read(answering), items, samples=samples, drop_flags=drop_flags)
+        return answered(asker, files, items, samples=samples, drop_flags=drop_flags)
 
 
 Recipe = Annotated[
@@ -50,10 +56,11 @@ Recipe = Annotated[
 """A recipe's configuration, chosen by ``kind``."""
 
 
-def digests(recipe: RecipeBase) -> dict[str, str]:
+def digests(recipe: RecipeBase, answering: Path) -> dict[str, str]:
     """Content of the prompt files of a recipe's stages, for the step's key.
 
     Raises:
-        ConfigError: a file is missing or wrong.
+        ConfigError: a file is missing or wrong, or does not go with its stage.
     """
-    return {f"recipe {name}": PromptFile.read(path).digest() for name, path in recipe.files().items()}
+    files = recipe.read(answering)
+    return {f"recipe {name}" if name else "prompt file": file.digest() for name, file in files.items()}

@@ -13,9 +13,10 @@ Source: Zhou et al., "Instruction-Following Evaluation for Large Language Models
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -227,13 +228,25 @@ def check_values(model: type[M], values: object, path: Path) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
+        names = [field.alias or name for name, field in model.model_fields.items()]
         raise ConfigError(
             [
                 f"{path}, {'.'.join(map(str, p['loc'])) or 'top level'} is wrong: "
-                f"got {str(p.get('input'))[:80]!r}, because {p['msg']}; correct it"
+                f"got {str(p.get('input'))[:80]!r}, because {p['msg'].removeprefix('Value error, ')}; "
+                + (
+                    _nearest(str(p["loc"][0]), names)
+                    if p["type"] == "extra_forbidden" and len(p["loc"]) == 1
+                    else "correct it"
+                )
                 for p in error.errors()
             ]
         ) from None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """What to do about a field that there is not."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
 
 
 def parse_strict(text: str) -> object:

@@ -32,6 +32,7 @@ for folder in (HERE, ROOT):
 
 import pools_domain as domain  # noqa: E402
 import pools_general as general  # noqa: E402
+import pools_recipes as recipes  # noqa: E402
 import pools_task as task  # noqa: E402
 
 from steps.lib.rules import Task  # noqa: E402
@@ -64,6 +65,9 @@ WHAT = {
     "pairs/heldout.jsonl": "preference pairs on held-out messages",
     "thumbs/train.jsonl": "single answers with a thumb up or down, on training messages that no pair has",
     "prompts/task/examples.jsonl": "few-shot examples, on training messages",
+    "prompts/recipes/questions.jsonl": "questions on texts, for small teachers of the recipe documents",
+    "prompts/recipes/critiques.jsonl": "faults of answers, for small teachers of the recipe revise",
+    "prompts/recipes/revisions.jsonl": "better answers, for small teachers of the recipe revise",
 }
 
 
@@ -462,6 +466,7 @@ def make() -> dict[str, list[Row]]:
         "pairs/heldout.jsonl": pair_rows("heldout", heldout, 160, teacher, rules),
         "thumbs/train.jsonl": thumb_rows(train, pairs, 120, teacher, rules),
         "prompts/task/examples.jsonl": example_rows(train, teacher),
+        **recipes.example_files(),
     }
 
 

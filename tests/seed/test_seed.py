@@ -61,7 +61,7 @@ def test_generated_again_the_files_are_the_same_bytes(tmp_path: Path) -> None:
 def test_table_of_the_readme_is_current() -> None:
     readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (seed/\S+) \|[^|]*\| *(\d*) *\| (\d+) \| ([0-9a-f]{16}) \|", readme, re.M)
-    assert len(table) == 12 == len([p for p in SEED.rglob("*") if p.is_file()])
+    assert len(table) == 15 == len([p for p in SEED.rglob("*") if p.is_file()])
     for path, count, size, digest in table:
         data = (ROOT / "data" / path).read_bytes()
         assert (int(size), digest) == (len(data), hashlib.sha256(data).hexdigest()[:16]), path

@@ -91,10 +91,18 @@ def test_sandbox_and_unknown_names(tmp_path: Path, template: str, says: str) -> 
         make(tmp_path, user=template)
 
 
-def test_fact_that_a_row_lacks_names_the_row(tmp_path: Path) -> None:
+def test_fact_that_a_row_lacks_names_the_file_and_the_row(tmp_path: Path) -> None:
     file = make(tmp_path, user="{{ prompt }} {{ facts.colour }}")
-    with pytest.raises(DataError, match="row r1.*colour"):
+    with pytest.raises(DataError, match="prompt.yaml: user template fails on row r1.*colour"):
         file.messages(row(size=1), 0)
+
+
+@pytest.mark.parametrize("user", ["", " \n", {"en": "{{ prompt }}"}, {"zh": " ", "en": "{{ prompt }}"}])
+def test_a_turn_without_a_text_is_refused_in_either_language(tmp_path: Path, user: Any) -> None:
+    with pytest.raises(ConfigError, match=r"user is wrong.*there is no text(; | in zh;)"):
+        make(tmp_path, user=user)
+    with pytest.raises(ConfigError, match="user is wrong.*because zh: template uses promt"):
+        make(tmp_path, user={"zh": "{{ promt }}", "en": "{{ prompt }}"})
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

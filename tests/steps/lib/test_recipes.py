@@ -2,186 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import random
 import re
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from openai_server import Act, Server, serve
-from pydantic import TypeAdapter
+from openai_server import Act, serve
+from recipe_runs import (
+    CASES,
+    DOCUMENTS,
+    LAST,
+    PROMPTS,
+    ROOT,
+    Done,
+    faithful,
+    go,
+    recipe,
+    saying,
+    teacher,
+    text_of,
+)
 
-from steps.generate import GenerateConfig
-from steps.lib.chunks import chunks
-from steps.lib.config import key_view
-from steps.lib.errors import ConfigError, Resumable
-from steps.lib.http_teacher import HttpTeacher
-from steps.lib.near import NearIndex, rouge_l
-from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import RecipeBase, copied_words, listed
-from steps.lib.recipes import Recipe, digests
-from steps.lib.rows import Message, Prompt, Row, Text, Thumb
-from steps.lib.runtime import Stop
+from steps.lib.recipe_prompts import copied_words, listed
+from steps.lib.replies import Parsed
+from steps.lib.rows import Prompt, Row, Text, Thumb
 from steps.lib.sources import Source
-
-LOG = logging.getLogger("test")
-ROOT = Path(__file__).parents[3]
-RECIPES: TypeAdapter[Any] = TypeAdapter(Recipe)
-WORDS = [
-    "chair",
-    "desk",
-    "ember",
-    "flute",
-    "grape",
-    "house",
-    "igloo",
-    "jelly",
-    "lemon",
-    "mango",
-    "nest",
-    "ocean",
-    "piano",
-    "quilt",
-    "river",
-    "stone",
-    "table",
-    "violet",
-    "water",
-    "youth",
-]
-HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈"
-PROMPTS = [
-    Prompt(id="p0", lang="en", prompt="How do I fix a heater that rattles?"),
-    Prompt(id="p1", lang="zh", prompt="取暖器一直响，应该怎么修理？"),
-    Prompt(id="p2", lang="en", prompt="Write a short poem about an old kettle."),
-    Prompt(id="p3", lang="zh", prompt="请写一首关于旧水壶的短诗。"),
-    Prompt(id="p4", lang="en", prompt="Which tea is best in the morning, and why?"),
-    Prompt(id="p5", lang="zh", prompt="早上喝哪一种茶最好？为什么？"),
-]
-SENTENCES = {
-    "en": [f"The {word} of mill number {n} turns {n * 7} times a minute." for n, word in enumerate(WORDS)],
-    "zh": [f"第{n}号{HAN[n]}{HAN[n + 7]}磨坊的水轮每分钟转动{n * 7}次。" for n in range(20)],
-}
-DOCUMENTS = [
-    Text(id="d0", lang="en", text=" ".join(SENTENCES["en"])),
-    Text(id="d1", lang="zh", text="".join(SENTENCES["zh"])),
-    Text(id="d2", lang="en", text="Too short."),
-]
-THUMBS = [
-    Thumb(id="t0", lang="zh", label=False, evidence='{"complaint": "没有说价格"}', prompt=[Message(role="user", content="水壶多少钱？")],
-          completion=[Message(role="assistant", content="很便宜。")]),
-    Thumb(id="t1", lang="en", label=False, prompt=[Message(role="system", content="Be brief."), Message(role="user", content="What is tea?")],
-          completion=[Message(role="assistant", content="Well, where shall I begin?")]),
-    Thumb(id="t2", lang="en", label=True, prompt=[Message(role="user", content="Hi")], completion=[Message(role="assistant", content="Hello")]),
-]  # fmt: skip
-CASES: dict[str, tuple[dict[str, Any], list[Any], str]] = {
-    "answer": ({}, PROMPTS, "plain"),
-    "self_instruct": ({"rounds": 2, "per_request": 3}, PROMPTS, "plain"),
-    "evolve": ({"rounds": 2}, PROMPTS, "plain"),
-    "documents": ({"chunk_tokens": 400, "overlap_tokens": 80, "per_chunk": 2}, DOCUMENTS, "documents-answer"),
-    "personas": ({"per_persona": 2}, PROMPTS, "plain"),
-    "revise": ({"rounds": 2, "drawn": 2}, PROMPTS, "plain"),
-    "correct": ({}, THUMBS, "correct"),
-}
-LAST = {"revise": "revise2"}
-"""Stage that gives the candidates, where it is not ``answer``."""
-Said = Callable[[str], str | None]
-
-
-def text_of(seed: str, lang: str) -> str:
-    draw = random.Random(seed)
-    return "".join(draw.sample(HAN, 14)) + "。" if lang == "zh" else " ".join(draw.sample(WORDS, 9)) + "."
-
-
-def reply(turn: str) -> str:
-    """What the server says to a turn: a list, a verdict or a text, always the same, in the language it is asked in."""
-    lang = "zh" if len(re.findall(r"[一-鿿]", turn)) > 30 or re.fullmatch(r"[^a-z]+", turn) else "en"
-    for field, count in (("prompts", 3), ("questions", 2)):
-        if f'{{"{field}"' in turn:
-            return json.dumps({field: [text_of(f"{turn}{n}", lang) for n in range(count)]}, ensure_ascii=False)
-    if '{"supported"' in turn:
-        supported = int(hashlib.sha256(turn.encode()).hexdigest()[0], 16) > 3
-        return json.dumps({"supported": supported} | ({} if supported else {"reason": "no ground"}))
-    return text_of(turn, lang)
-
-
-def faithful(number: int, body: dict[str, Any]) -> Act:
-    return Act(text=reply(body["messages"][-1]["content"]))
-
-
-def saying(said: Said) -> Callable[[int, dict[str, Any]], Act]:
-    """A server that says what ``said`` gives for a turn, and else what it always does."""
-
-    def decide(number: int, body: dict[str, Any]) -> Act:
-        turn = body["messages"][-1]["content"]
-        return Act(text=reply(turn) if (planted := said(turn)) is None else planted)
-
-    return decide
-
-
-def recipe(kind: str, **more: Any) -> RecipeBase:
-    made: RecipeBase = RECIPES.validate_python({"kind": kind, **CASES[kind][0], **more})
-    return made
-
-
-def teacher(url: str, **more: Any) -> HttpTeacher:
-    return HttpTeacher.model_validate({"kind": "http", "name": "t", "endpoint": "test", "base_url": url, "model": "m", "concurrency": 4,
-                                       "backoff_seconds": 0.01, "timeout_seconds": 5, "grace_seconds": 1, **more})  # fmt: skip
-
-
-class Done:
-    """What a run of a recipe gave."""
-
-    def __init__(self, results: list[Answer | Lost], asker: Asker) -> None:
-        self.answers = [one for one in results if isinstance(one, Answer)]
-        self.lost = [one for one in results if isinstance(one, Lost)]
-        self.rows = asker.rows.dump()
-        self.funnels = dict(asker.funnels)
-
-    def reasons(self, stage: str) -> Counter[str]:
-        return Counter(one.reason for one in self.lost if one.stage == stage)
-
-    def plain(self) -> list[Any]:
-        """All that a row is made of; no time, no cost."""
-        rows = [
-            (one.item.id, one.item.sample, one.item.row.prompt, one.parsed.answer, one.request, one.item.trail)
-            for one in self.answers
-        ]
-        return [rows, [(one.item.id, one.stage, one.reason, one.detail) for one in self.lost], self.rows]  # fmt: skip
-
-
-def go(
-    kind: str,
-    url: str,
-    folder: Path,
-    *,
-    rows: Iterable[Row] | None = None,
-    seed: int = 0,
-    samples: int = 1,
-    prompt_file: Path | None = None,
-    stop: Stop | None = None,
-    drop_flags: tuple[str, ...] = ("empty", "unparsed", "schema", "truncated"),
-    **more: Any,
-) -> Done:
-    """Run a recipe."""
-    given, file = CASES[kind][1], prompt_file or ROOT / f"configs/prompts/{CASES[kind][2]}.yaml"
-    folder.mkdir(exist_ok=True, parents=True)
-    with Asker([teacher(url)], seed=seed, folder=folder, log=LOG, stop=stop) as asker:
-        results = recipe(kind, **more).run(
-            asker, given if rows is None else rows, PromptFile.read(file), samples, drop_flags
-        )
-        return Done(list(results), asker)
 
 
 def config(kind: str, samples: int, tmp_path: Path) -> Any:
@@ -314,19 +163,19 @@ def test_a_list_without_a_schema_is_its_numbered_lines(tmp_path: Path) -> None:
     text = (
         "Here you are:\n1. 1. What is tea?\n2) Who drinks it?\n- Where does it grow?\n3、茶是什么？\n【4】谁喝茶？\nBye"
     )
-    assert listed(text, "prompts", schema=False) == [
+    assert listed(Parsed(text), "prompts") == [
         "What is tea?",
         "Who drinks it?",
         "Where does it grow?",
         "茶是什么？",
         "谁喝茶？",
     ]
-    assert listed('{"prompts": ["a", " ", 3, "b "]}', "prompts", schema=True) == ["a", "b"]
-    assert listed("Here:\nWhat is tea?\n谁喝茶？ \nThat is all.", "questions", schema=False) == [
+    assert listed(Parsed("", value={"prompts": ["a", " ", 3, "b "]}), "prompts") == ["a", "b"]
+    assert listed(Parsed("Here:\nWhat is tea?\n谁喝茶？ \nThat is all."), "questions") == [
         "What is tea?",
         "谁喝茶？",
     ]
-    assert listed("1. a", "prompts", schema=True) == listed("none here", "prompts", schema=False) == []
+    assert listed(Parsed("1. a", value={"others": ["a"]}), "prompts") == listed(Parsed("none here"), "prompts") == []
     path = tmp_path / "lines.yaml"
     path.write_text(
         'variables: [shown, count, fence]\nuser: "{{ fence }} {{ count }} {% for one in shown %}{{ one }}{% endfor %}"\n'
@@ -390,8 +239,39 @@ def test_copied_words_leaves_ordinary_prompts_alone() -> None:
         == ""
     )
     assert copied_words("Fix f00d", ["Fix my heater."], instruction, "f00d") == "f00d"
+    told = "The new request must be in English, reasonable, and such that people understand it and can answer it."
+    near = "The new request must be in English, reasonable, and such that people can understand it, with no answer."
+    assert copied_words(near, [], told, "") == "the new request must be in english reasonable"
+    assert (
+        copied_words(near, ["The new request must be in English, reasonable, and such that people nod."], told, "")
+        == ""
+    )
+    assert copied_words(
+        "请照样子写出新问题，每行一个，前面写好编号", [], "请照样子写出新问题，每行一个，前面写编号。", ""
+    )
+    assert copied_words("请用一百个字写一首关于冬天的诗", [], "请用中文写一首诗，不超过一百个字，只输出诗。", "") == ""
     own = "What does a rewritten prompt look like?"
     assert copied_words(own + " Say why.", [own], instruction.replace("Fix my heater.", own), "f00d") == ""
+
+
+def test_a_question_of_the_examples_is_not_new(tmp_path: Path) -> None:
+    small = ROOT / "configs/prompts/documents-questions-small.yaml"
+    copied = {one.lang: one.answer for one in PromptFile.read(small).pool}
+
+    def said(turn: str) -> str | None:
+        lang = "zh" if "写一个这段材料" in turn else "en" if "Write one question" in turn else ""
+        return (
+            None
+            if not lang
+            else copied[lang]
+            if "number 0 " in turn or "第0号" in turn
+            else text_of(turn, lang)[:-1] + "?"
+        )
+
+    with serve(saying(said)) as server:
+        done = go("documents", server.url, tmp_path, questions=str(small), per_chunk=1, check=None)
+    assert done.reasons("made questions") == {"near_copy": 2} and done.answers
+    assert not {one.item.row.prompt for one in done.answers} & {*copied.values()}
 
 
 def test_documents_rest_on_their_pieces(tmp_path: Path) -> None:
@@ -545,89 +425,6 @@ def test_correct_works_on_the_projects_own_bad_cases(tmp_path: Path) -> None:
     assert len(done.answers) == len(down) > 10 and done.reasons("cases") == {"thumbs_up": len(rows) - len(down)}
 
 
-@pytest.mark.fault
-@pytest.mark.parametrize(("kind", "share"), [("self_instruct", 0.5), ("evolve", 0.3), ("documents", 0.8)])
-def test_kill_9_anywhere_then_the_same_rows_and_nothing_asked_twice(kind: str, share: float, tmp_path: Path) -> None:
-    def slow(number: int, body: dict[str, Any]) -> Act:
-        return replace(faithful(number, body), delay=0.03)
-
-    with serve(slow) as server:
-        whole = go(kind, server.url, tmp_path / "whole")
-        total = len(server.bodies)
-        del server.bodies[:]
-        folder = tmp_path / "killed"
-        code = f"from pathlib import Path; import test_recipes; test_recipes.go({kind!r}, {server.url!r}, Path({str(folder)!r}))"
-        process = subprocess.Popen([sys.executable, "-c", code], env=paths(), cwd=ROOT)
-        wait(server, int(share * total))
-        process.kill()
-        process.communicate(timeout=10)
-        begun = len(server.bodies)
-        assert begun < total, "it was killed in the middle"
-        done = go(kind, server.url, folder)
-        assert done.plain() == whole.plain()
-        # What was in flight when it died is lost; all else is asked for once.
-        assert total <= len(server.bodies) <= total + 4
-        assert len({json.dumps(body["messages"]) + str(body["seed"]) for body in server.bodies}) == total
-
-
-@pytest.mark.parametrize("kind", ["self_instruct", "evolve", "documents", "personas", "revise"])
-def test_a_stop_anywhere_then_nothing_is_asked_twice(kind: str, tmp_path: Path) -> None:
-    with serve(faithful) as server:
-        whole = go(kind, server.url, tmp_path / "whole")
-        total = len(server.bodies)
-        for share in (0.1, 0.8):
-            del server.bodies[:]
-            stop = Stop()
-
-            def decide(number: int, body: dict[str, Any], stop: Stop = stop, at: int = int(share * total)) -> Act:
-                if number == at:
-                    stop.signal = "SIGTERM"
-                return replace(faithful(number, body), delay=0.15 if number >= at else 0.0)
-
-            server.decide = decide
-            with pytest.raises(Resumable):
-                go(kind, server.url, tmp_path / f"stopped-{share}", stop=stop)
-            assert len(server.bodies) < total
-            server.decide = faithful
-            assert go(kind, server.url, tmp_path / f"stopped-{share}").plain() == whole.plain()
-            assert len(server.bodies) == total
-
-
-def paths() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}"}
-
-
-def wait(server: Server, asked: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(server.bodies) < asked and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
-def test_prompt_files_that_do_not_fit_are_named_together_before_anything_is_asked(tmp_path: Path) -> None:
-    blind, missing = tmp_path / "blind.yaml", tmp_path / "none.yaml"
-    blind.write_text("variables: [document]\nuser: {zh: '{{ document }}', en: 'hello'}\n")
-    with serve(faithful) as server, pytest.raises(ConfigError) as caught:
-        go("documents", server.url, tmp_path, questions=str(blind), check=str(missing), prompt_file=ROOT / "configs/prompts/plain.yaml")  # fmt: skip
-    text = str(caught.value)
-    assert not server.bodies
-    assert "generate.prompt_file does not use document" in text and "none.yaml cannot be read" in text
-    assert "recipe.questions" in text and "does not use document, fence" in text
-
-
-def test_shapes_of_the_configuration() -> None:
-    with pytest.raises(ValueError, match="overlap_tokens is 9 and chunk_tokens 9"):
-        recipe("documents", chunk_tokens=9, overlap_tokens=9)
-    with pytest.raises(ValueError, match="bogus"):
-        RECIPES.validate_python({"kind": "bogus"})
-    assert recipe("personas", read_as="text").rows is Text and recipe("correct").rows is Thumb
-    views = {json.dumps(key_view(GenerateConfig.model_validate({"recipe": recipe(kind)}))) for kind in CASES}
-    assert len(views) == len(CASES)
-    for kind in CASES:
-        assert set(digests(recipe(kind))) == {f"recipe {name}" for name in recipe(kind).files()}
-
-
 @pytest.mark.parametrize("kind", ["answer", "documents"])
 def test_what_does_not_fit_is_summarised_first_and_never_cut(kind: str, tmp_path: Path) -> None:
     """The estimate counts a token a byte, so what fits is known to the byte. One summary is too long again: that row is lost."""
@@ -668,97 +465,3 @@ def test_what_does_not_fit_is_summarised_first_and_never_cut(kind: str, tmp_path
             "p3",
             "p4",
         }
-
-
-def test_only_what_answers_may_ask_for_summaries(tmp_path: Path) -> None:
-    file = tmp_path / "depth.yaml"
-    file.write_text(
-        (ROOT / "configs/prompts/evolve-depth.yaml").read_text() + "max_context_tokens: 900\nover_budget: summarise\n"
-    )
-    with serve(faithful) as server, pytest.raises(ConfigError, match="over_budget is wrong: got summarise"):
-        go("evolve", server.url, tmp_path, depth=str(file))
-    assert not server.bodies
-
-
-def longest_common(one: list[str], other: list[str]) -> int:
-    """The textbook's table: oracle of the bit vectors."""
-    table = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
-    for row, left in enumerate(one):
-        for column, right in enumerate(other):
-            table[row + 1][column + 1] = (
-                table[row][column] + 1 if left == right else max(table[row][column + 1], table[row + 1][column])
-            )
-    return table[-1][-1]
-
-
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
-def test_the_index_finds_what_comparing_all_finds(threshold: float) -> None:
-    draw, index, texts, hits = random.Random(3), NearIndex(threshold), list[list[str]](), 0
-    for number in range(250):
-        if texts and draw.random() < 0.5:
-            words = list(draw.choice(texts))
-            words[draw.randrange(len(words))] = draw.choice(WORDS + list(HAN))
-        else:
-            words = draw.choices(WORDS if draw.random() < 0.5 else HAN, k=draw.randint(1, 12))
-        text = " ".join(words)
-        scores = [2 * longest_common(words, other) / (len(words) + len(other)) for other in texts]
-        assert not scores or rouge_l(text, " ".join(texts[-1])) == scores[-1]
-        best = max(scores, default=0.0)
-        found = index.nearest(text)
-        if best >= threshold:
-            assert found is not None and (found.name, found.score) == (str(scores.index(best)), best)
-            hits += 1
-        else:
-            assert found is None
-        index.add(str(number), text)
-        texts.append(words)
-    assert hits > 2 and len(index) == 250
-
-
-def test_near_texts_are_told_alike_in_both_languages() -> None:
-    index = NearIndex(0.7)
-    for name, text in (
-        ("en", "Write a short letter to the landlord."),
-        ("zh", "给房东写一封简短的信。"),
-        ("mark", "?!"),
-        ("empty", ""),
-    ):
-        index.add(name, text)
-    assert index.nearest("write a SHORT letter to my landlord") is not None
-    assert index.nearest("请给房东写一封简短的信") is not None
-    assert (
-        index.nearest("给校长写一首很长的诗") is None and index.nearest("Bake a cake for the landlord's wife.") is None
-    )
-    assert index.nearest("?!") is not None and index.nearest("...") is None
-
-
-@pytest.mark.parametrize("most", [1, 7, 40, 150])
-@pytest.mark.parametrize("overlap", [0, 0.3])
-def test_chunks_cover_a_document_in_order(most: int, overlap: float) -> None:
-    draw = random.Random(5)
-    marks = {"en": [". ", "? ", ".\n\n", "; ", ", ", " "], "zh": ["。", "？”", "。\n\n", "；", "，", ""]}
-    texts = ["", "   ", "a", "3.14 is pi. example.com is a host.", "x" * 500, "字" * 300, " \n lead. \n\n tail \n"]
-    for lang, words in (("en", WORDS), ("zh", list(HAN))):
-        for _ in range(6):
-            texts.append("".join(draw.choice(words) + (draw.choice(marks[lang]) if draw.random() < 0.4 else " " * (lang == "en")) for _ in range(150)))  # fmt: skip
-    count: Callable[[str], int] = lambda text: len(text.encode()) // 3 + bool(len(text.encode()) % 3)  # noqa: E731
-    for text in texts:
-        found = list(chunks(text, count, most, int(most * overlap)))
-        covered = set()
-        for one in found:
-            assert text[one.start : one.end] == one.text == one.text.strip() != ""
-            assert (
-                one.tokens == count(one.text)
-                and (one.tokens <= most or len(one.text) == 1)
-                and 0 <= one.fresh <= one.tokens
-            )
-            covered |= set(range(one.start, one.end))
-        assert all(place in covered or letter.isspace() for place, letter in enumerate(text))
-        for one, other in zip(found, found[1:], strict=False):
-            assert one.start < other.start and one.end < other.end
-            assert count(text[other.start : one.end].strip()) <= most * overlap or other.start >= one.end
-    if most == 40 and not overlap:
-        pieces = [
-            one.text for one in chunks("One is 3.14 or so. Two? Three is here and stays. 四是这样。五也是。", count, 9)
-        ]
-        assert all(piece[-1] in ".?。" for piece in pieces) and "".join(pieces).count("3.14") == 1
