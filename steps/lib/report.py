@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from steps.lib import plots, svg, wording
+from steps.lib import plots, row_plots, svg, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Plain
 
@@ -243,8 +243,8 @@ def drawings(report: Report) -> list[str]:
             first = group[0]
             values = {figure.model: figure.interval for figure in group}
             pages.append(plots.bars(first.label_en, first.label_zh, first.unit, values, better=first.better))
-    pages.append(plots.funnel([(one.stage, one.teacher, _widths(one)) for one in report.funnel]))
-    pages.append(plots.rows(list(_row_bars(report))))
+    pages.append(row_plots.funnel([(one.stage, one.teacher, _widths(one)) for one in report.funnel]))
+    pages.append(row_plots.rows(list(_row_bars(report))))
     return [page for page in pages if page]
 
 

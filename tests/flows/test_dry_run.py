@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import prefline
 from openai_server import Act, Server, serve
 from rich.cells import cell_len
 from rich.console import Console
@@ -112,23 +110,12 @@ def test_dry_run_and_samples_from_the_shell(tmp_path: Path, capsys: pytest.Captu
     with serve(lambda number, body: Act(text=f"Re: {body['messages'][-1]['content']} 茶")) as server:
         given = words(tmp_path, server, 5)
 
-        def prefline(*more: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "flows.cli", *more, *given]
-            return subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-
-        done = prefline("step", "generate", "--dry-run")
+        done = prefline("step", "generate", "--dry-run", *given)
         assert done.returncode == 0 and server.bodies == [] and "answer" in done.stdout, done.stderr
         step.step("generate", *given)
         assert len(server.bodies) == 10
         capsys.readouterr()
-        done = prefline("show", "generate", "--samples", "2")
+        done = prefline("show", "generate", "--samples", "2", *given)
         assert "2 of 5 prompts" in done.stdout and "Re: question" in done.stdout and "agrees 1.00" in done.stdout, (
             done.stderr
         )
