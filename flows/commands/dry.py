@@ -83,9 +83,8 @@ def print_estimate(console: Console, found: Estimate) -> None:
     from steps.lib.bill import time_of
     from steps.lib.gauge import count
 
-    tokens = ("tokens in (at most)", "tokens out (at most)")
-    numbers = ("requests", "on record", *tokens, "USD (at most)")
-    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=("stage", "teacher", *numbers, "time"))
+    numbers = ("requests", "on\nrecord", "tokens in\n(at most)", "tokens out\n(at most)", "USD\n(at most)")
+    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=numbers[:2])
     for line in found.lines:
         grid.add_row(
             Text(line.stage),

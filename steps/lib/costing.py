@@ -106,7 +106,10 @@ def _budgets(teacher: HttpTeacher, own: Sequence[Line], used: Spent) -> Iterator
     if teacher.budget_usd is not None:
         sums = Estimate(tuple(own)).cost
         if sums is None:
-            yield f"{teacher.name}: budget_usd cannot be judged, because nobody knows the price of {teacher.model}"
+            yield (
+                f"{teacher.name}: budget_usd cannot be kept, because nobody knows the price of {teacher.model}: the run will not "
+                f"start; set `price`, or write the model into {teacher.price_file}"
+            )
         else:
             yield _enough(f"{teacher.name}: budget_usd", teacher.budget_usd, used.usd, *sums, money)
     if teacher.budget_tokens is not None:

@@ -95,7 +95,7 @@ def _notes(lines: Sequence[Line], rows: Rows, rough: Sequence[str], record: OnRe
     bases = list(dict.fromkeys(line.basis for line in lines if line.tokens_out))
     for basis in bases:
         places = [f"{line.stage} by {line.teacher}" for line in lines if line.basis == basis and line.tokens_out]
-        yield f"answers are expected as long as {basis}" + (f": {', '.join(places)}" if len(bases) > 1 else "")
+        yield f"answers are expected to be as long as {basis}" + (f": {', '.join(places)}" if len(bases) > 1 else "")
     if rows.number > len(rows.sample):
         yield (
             f"{len(rows.sample):,} of {rows.number:,} rows were rendered, drawn by the seed; the others are taken to be like "

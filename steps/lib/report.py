@@ -47,7 +47,7 @@ class Sample(Plain):
 
 
 class StepRows(Plain):
-    """Rows in and out of a step, as its ledger counted them: kind -> rows, kind -> reason -> rows."""
+    """Rows in and out of a step, as its ledger counted them: kind -> rows, kind -> reason -> rows (none is 0)."""
 
     step: str
     rows_in: dict[str, int]
@@ -57,7 +57,13 @@ class StepRows(Plain):
     @classmethod
     def from_ledger(cls, step: str, ledger: Mapping[str, Any]) -> StepRows:
         """From ``RowLedger.dump()``, which is also what a manifest holds as ``rows``."""
-        return cls(step=step, rows_in=ledger["in"], rows_out=ledger["out"], dropped=ledger["dropped"])
+        dropped = {kind: {reason: n for reason, n in why.items() if n} for kind, why in ledger["dropped"].items()}
+        return cls(
+            step=step,
+            rows_in=ledger["in"],
+            rows_out=ledger["out"],
+            dropped={kind: why for kind, why in dropped.items() if why},
+        )
 
 
 class Funnel(Plain):

@@ -180,17 +180,27 @@ def test_text_of_a_teacher_is_shown_and_does_nothing() -> None:
     assert "[bold]x[/bold]" in out and "[link=http://e]y[/link]" in out and "\ufffd[31mred" in out
 
 
-def test_the_table_of_an_estimate_fits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_of_an_estimate_fits(width: int) -> None:
+    """It folds, and nothing is cut off."""
     from steps.lib.bill import Estimate, Line
 
     lines = tuple(
         Line(stage, teacher, 12_000, 3_000, 5_400_000, 900_000, 9_000_000, 9_200_000, 12.34, 345.6, 4000.0, "b")
         for stage in ("questions", "answer")
-        for teacher in ("big", "教师二号")
+        for teacher in ("scripted-aftersales", "教师二号")
     )
     out = io.StringIO()
-    dry.print_estimate(Console(file=out, width=120), Estimate(lines, ("big: budget",), ("a note",)))
+    dry.print_estimate(Console(file=out, width=width), Estimate(lines, ("big: budget",), ("a note",)))
     text = out.getvalue()
-    assert max(map(cell_len, text.splitlines())) <= 120
-    assert "5.4M (9M)" in text and "12.34 (345.60)" in text and "in all 36,000 requests" in text
-    assert "big: budget" in text and "a note" in text
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert text.count("9,000") == text.count("3,000") == text.count("900k") == 4
+    assert (
+        text.count("-") >= 2
+        and text.count("号") == 2
+        and "36,000 requests" in text
+        and "big: budget" in text
+        and "a note" in text
+    )
+    if width == 120:
+        assert "5.4M (9M)" in text and "12.34 (345.60)" in text

@@ -193,6 +193,12 @@ def test_budgets_are_judged_with_what_was_spent(tmp_path: Path, usd: float, says
     assert len(found.budgets) == 1 and says in found.budgets[0] and "25.00 USD of it used before" in found.budgets[0]
 
 
+def test_a_budget_without_a_price_is_said_before_the_run_refuses_it(tmp_path: Path) -> None:
+    teacher = http(budget_usd=1, price=None, price_file="none.yaml", model="nobody")
+    [said] = estimate([plan(prompt_file(tmp_path))], [teacher], ROWS, seed=0).budgets
+    assert "nobody knows the price of nobody: the run will not start" in said
+
+
 def test_budgets_of_tokens(tmp_path: Path) -> None:
     ledger = answered(tmp_path / "requests.sqlite", 50)
     path = prompt_file(tmp_path)
