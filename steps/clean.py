@@ -17,7 +17,6 @@ Run:  python -m steps.clean --config clean.yaml --candidates DIR --out DIR
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,94 +26,25 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from steps.lib.admission import Admission
 from steps.lib.config import Added, Neutral, Section, key_view
 from steps.lib.digests import digest_file
 from steps.lib.door import main
-from steps.lib.errors import ConfigError, DataError
+from steps.lib.errors import DataError
+from steps.lib.heldout import HeldoutConfig, prompt_of, unaskable
+from steps.lib.kinds import HELD, KINDS, THUMBS, Kind, MinRows, NearDuplicate
 from steps.lib.ledger import Recall, WorkLedger
-from steps.lib.quality import Filters, Finding, normalise
-from steps.lib.rows import (
-    Candidate,
-    Chat,
-    Dropped,
-    Message,
-    Pair,
-    Prompt,
-    Text,
-    Thumb,
-    by_id,
-    read_parquet,
-    write_parquet,
-)
+from steps.lib.quality import Filters, Finding
+from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, Thumb, by_id, read_parquet, write_parquet
 from steps.lib.rules import Task
 from steps.lib.runtime import stop_signals
-from steps.lib.shards import Shard, judge, set_aside, shards, taken
+from steps.lib.shards import Shard, shards, taken
 from steps.lib.sieve import Sieve, contradictions, copies, distinct, surplus, whole
 from steps.lib.sources import Opened, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
 
 VERSION = "2"
 RECORDS = ("dropped.parquet",)
-
-KINDS: dict[str, tuple[str, str, type[Any], type[Any]]] = {
-    "domain": ("corpus", "heldout_domain", Text, Text),
-    "general": ("general", "heldout_general", Text, Text),
-    "chats": ("chats", "heldout_prompts", Chat, Prompt),
-    "pairs": ("pairs", "heldout_pairs", Pair, Pair),
-}
-"""Kind of rows in -> file to train on, file held out, and their row types."""
-THUMBS = "thumbs"
-"""A kind of which nothing is held out (evaluation reads pairs), and whose file is only there when it has a source."""
-TRAINED = (*KINDS, THUMBS)
-"""Kinds that are trained on, which filters and held-out sets are for."""
-
-
-class HeldoutConfig(Section):
-    """What is never trained on."""
-
-    domain: list[Source] = []
-    """Sources of domain documents; without one, ``share`` of the domain corpus is held out."""
-    general: list[Source] = []
-    """Sources of general documents; without one, ``share`` of the general text is held out."""
-    prompts: list[Source] = []
-    """Sources of prompts, whose other columns become labels; without one, ``share`` of the chats becomes prompts."""
-    pairs: list[Source] = []
-    """Sources of preference pairs; without one, ``share`` of the pairs is held out."""
-    share: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of the groups of a kind to hold out where that kind has no held-out source; 0 holds out none."""
-    group: float = Field(default=0.5, gt=0, le=1)
-    """Jaccard similarity from which two rows are one group, which is held out whole or not at all."""
-
-
-class NearDuplicate(Section):
-    """Jaccard similarity from which one of two rows is dropped, a kind; null keeps near-copies of that kind."""
-
-    corpus: float | None = Field(default=0.7, gt=0, le=1)
-    """Jaccard similarity of domain documents."""
-    general: float | None = Field(default=0.7, gt=0, le=1)
-    """Jaccard similarity of general documents."""
-    chats: float | None = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of user turns and answers. At .7, short chats that differ by an order number would go."""
-    pairs: float | None = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of user turns and both answers."""
-    thumbs: Annotated[float | None, Added] = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of user turns and the answer, of thumbs with one verdict: what differs little and was judged differently
-    says most."""
-
-
-class MinRows(Section):
-    """Rows a kind must have after cleaning; null is 1 where the kind has an input, and 0 where it has none."""
-
-    corpus: int | None = Field(default=None, ge=0)
-    """Rows of the domain corpus."""
-    general: int | None = Field(default=None, ge=0)
-    """Rows of general text."""
-    chats: int | None = Field(default=None, ge=0)
-    """Rows of chats."""
-    pairs: int | None = Field(default=None, ge=0)
-    """Rows of imported pairs."""
-    thumbs: Annotated[int | None, Added] = Field(default=None, ge=0)
-    """Rows of imported thumbs."""
 
 
 class CleanConfig(Section):
@@ -169,9 +99,13 @@ class CleanConfig(Section):
             ("general", self.general, Text),
             ("chats", self.chats, Chat),
             ("pairs", self.pairs, Pair),
-            (THUMBS, self.thumbs, Thumb),
+            ("thumbs", self.thumbs, Thumb),
         ]
         return [(name, source, kind) for name, sources, kind in groups for source in sources]
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds that there are."""
+        return KINDS if self.thumbs else HELD
 
 
 def externals(config: CleanConfig) -> dict[str, str]:
@@ -208,51 +142,31 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
     with stop_signals() as stop, WorkLedger(context.resume / "work.sqlite", stop, context.log) as ledger:
         sieve = Sieve("clean", ledger.about(step="clean", version=VERSION))
         rows, findings = _read_all(config, candidates, task, sieve, context)
+        _pass_held(config, rows, sieve)
         cut = _pass_all(config, rows, findings, sieve, context)
         _hold_out(cut, rows, config, sieve)
     stop.check()
     context.log.info("%d shards and passes done, %d were done before", ledger.computed, ledger.kept)
     _enough(rows, config, candidates is not None, sieve)
-    flows = {"candidates": ["candidates"]}
-    units = ledger.computed + ledger.kept
-    values: dict[str, float | int | str] = {"units": units, "units_from_ledger": ledger.kept}
-    for kind, (file, held, trained, kept_out) in KINDS.items():
-        by_id(rows[kind])
-        write_parquet(out / f"{file}.parquet", rows[kind], trained)
-        write_parquet(out / f"{held}.parquet", rows[held], kept_out)
-        sieve.ledger.gave(file, len(rows[kind]))
-        sieve.ledger.gave(held, len(rows[held]))
-        flows[kind] = [file, held] if kind in cut else [file]
-        flows[held] = [] if kind in cut else [held]
-        values |= {f"{file}_rows": len(rows[kind]), f"{file}_chars": sum(len(whole(row)) for row in rows[kind]),
-                   f"{held}_rows": len(rows[held])}  # fmt: skip
-        figures = (kind, len(rows[kind]), len(rows[held]), sieve.counts(kind))
-        context.log.info("%s: %d to train on, %d held out; %s", *figures)
-    if config.thumbs:
-        values |= _write_thumbs(rows[THUMBS], out, sieve, context)
-        flows[THUMBS] = [THUMBS]
+    values: dict[str, float | int | str] = {
+        "units": ledger.computed + ledger.kept,
+        "units_from_ledger": ledger.kept,
+        **_write(config.kinds(), rows, out, sieve, context),
+    }
     write_parquet(out / "dropped.parquet", sieve.dropped, Dropped)
     if config.task:
         shutil.copyfile(config.task, out / "task.yaml")
-    sieve.ledger.balance(flows)
+    split = {kind.name: [kind.file, kind.held] if kind.name in cut else [kind.file] for kind in config.kinds()}
+    given = {kind.held: [] if kind.name in cut else [kind.held] for kind in HELD}
+    sieve.ledger.balance({"candidates": ["candidates"], **split, **given})
     return Metrics(values=values, rows=sieve.ledger)
-
-
-def _write_thumbs(thumbs: Sequence[Thumb], out: Path, sieve: Sieve, context: Context) -> dict[str, float | int | str]:
-    """Write and count the thumbs."""
-    by_id(thumbs)
-    write_parquet(out / f"{THUMBS}.parquet", thumbs, Thumb)
-    sieve.ledger.gave(THUMBS, len(thumbs))
-    up = sum(row.label for row in thumbs)
-    context.log.info("thumbs: %d up and %d down to train on; %s", up, len(thumbs) - up, sieve.counts(THUMBS))
-    return {"thumbs_rows": len(thumbs), "thumbs_up": up, "thumbs_chars": sum(len(whole(row)) for row in thumbs)}
 
 
 def _read_all(
     config: CleanConfig, candidates: Path | None, task: Task | None, sieve: Sieve, context: Context
 ) -> tuple[dict[str, list[Any]], dict[str, list[Finding | None]]]:
     """Kind -> rows of all its sources, repaired; kind -> for each of these rows, the filter it fails."""
-    rows: dict[str, list[Any]] = {name: [] for name in (*TRAINED, *(held for _, held, _, _ in KINDS.values()))}
+    rows: dict[str, list[Any]] = {name: [] for name in (*(k.name for k in KINDS), *(k.held for k in HELD))}
     findings: dict[str, list[Finding | None]] = {name: [] for name in rows}
 
     def take(counted: str, kind: str, found: Iterable[Shard[Any]]) -> None:
@@ -278,7 +192,7 @@ def _source(
 ) -> Iterable[Shard[Any]]:
     """One source in shards. Held-out rows are judged by no filter."""
     context.log.info("%s: %s", kind, source)
-    filters = config.filters if kind in TRAINED else None
+    filters = None if kind.startswith("heldout_") else config.filters
     facts = {
         "source": key_view(source.source),
         "kind": source.kind.__name__,
@@ -299,13 +213,9 @@ def _source(
 def _candidates(
     path: Path, task: Task | None, config: CleanConfig, recall: Recall, context: Context
 ) -> Iterable[Shard[Chat]]:
-    """Candidates that kept the rules, as chats, in shards."""
-    rules = set(task.check("", "")) if task else set()
-    if task and (unknown := sorted(set(config.check_rules) - rules)):
-        raise ConfigError(
-            f"clean.check_rules names {', '.join(unknown)}: got no such rule in {config.task}; "
-            f"it has {', '.join(sorted(rules))}"
-        )
+    """Candidates that may become chats, as chats, in shards."""
+    admission = Admission(task, config.check_rules, config.allowed_flags, config.filters)
+    admission.check(config.task)
     facts = {
         "candidates": digest_file(path),
         "task": digest_file(config.task) if config.task else None,
@@ -316,41 +226,24 @@ def _candidates(
     return shards(
         lambda skip, ids: context.progress(read_parquet(path, Candidate)[skip:], "candidates", None),
         config.shard_rows,
-        partial(_chats_of, task=task, config=config),
+        partial(admission.chats, step="clean"),
         Chat,
         facts,
         recall,
     )
 
 
-def _chats_of(rows: Iterable[Candidate], *, task: Task | None, config: CleanConfig) -> Shard[Chat]:
-    """The task's short system line, the prompt, the answer; what broke a rule is dropped."""
-    shard = Shard[Chat]()
-    systems = {str(lang): line for lang, line in task.student_system.items()} if task else {}
-
-    def drop(row: Candidate, reason: str, detail: str) -> None:
-        shard.dropped.append((set_aside("clean", row, reason, detail), 1))
-
-    for row in rows:
-        prompt, answer = normalise(row.prompt), normalise(row.answer)
-        flags = [flag for flag in row.flags if flag not in config.allowed_flags]
-        kept = task.check(prompt, answer) if task else {}
-        broken = [name for name in config.check_rules if kept.get(name) is False]
-        system = systems.get(row.lang) if task else ""
-        if flags:
-            drop(row, flags[0], f"flags of generate: {', '.join(row.flags)}")
-        elif not prompt or not answer:
-            drop(row, "empty", "no prompt" if not prompt else "no answer")
-        elif broken:
-            drop(row, f"rule:{broken[0]}", f"rules of the task broken: {', '.join(broken)}")
-        elif system is None:
-            drop(row, "wrong_language", f"the task has no system line for {row.lang}")
-        else:
-            turns = [Message(role="system", content=system)] if system else []
-            turns += [Message(role="user", content=prompt), Message(role="assistant", content=answer)]
-            chat = Chat(id=row.id, lang=row.lang, source=row.source or row.teacher, messages=turns)
-            shard.keep(chat, judge(chat, config.filters))
-    return shard
+def _pass_held(config: CleanConfig, rows: dict[str, list[Any]], sieve: Sieve) -> None:
+    """Held-out sources without copies; none of them may be empty."""
+    asked = {name for name, _, _ in config.asked()}
+    for name in (kind.held for kind in HELD):
+        own = distinct(rows[name])
+        rows[name] = sieve.sift(name, own, copies(own))
+        if name in asked and not rows[name]:
+            raise DataError(
+                f"{name} has no row left: got {sieve.counts(name)}, because a held-out set that is "
+                "configured must not be empty; mend its sources, or take them out"
+            )
 
 
 def _pass_all(
@@ -361,88 +254,79 @@ def _pass_all(
     context: Context,
 ) -> dict[str, list[Any]]:
     """The passes over all rows of a kind; what the share sets aside comes back."""
-    for kind in (held for _, held, _, _ in KINDS.values()):
-        own = distinct(rows[kind])
-        rows[kind] = sieve.sift(kind, own, copies(own))
-        if not rows[kind] and any(name == kind for name, _, _ in config.asked()):
-            raise DataError(
-                f"{kind} has no row left: got {sieve.counts(kind)}, because a held-out set that is "
-                "configured must not be empty; mend its sources, or take them out"
-            )
-    heldout = [row for _, held, _, _ in KINDS.values() for row in rows[held]]
-
+    heldout = [row for kind in HELD for row in rows[kind.held]]
     cut: dict[str, list[Any]] = {}
-    near = config.near_duplicate
-    limits = {
-        "domain": near.corpus,
-        "general": near.general,
-        "chats": near.chats,
-        "pairs": near.pairs,
-        THUMBS: near.thumbs,
-    }
-    kinds = TRAINED if config.thumbs else tuple(KINDS)
+    kinds = config.kinds()
     for kind in context.progress(kinds, "clean", len(kinds)):
-        kept = distinct(rows[kind])
-        failed = {number: finding for number, finding in enumerate(findings[kind]) if finding}
-        opposed = contradictions(kept) if kind == THUMBS else {}
-        kept = sieve.sift(kind, kept, opposed, copies(kept), failed)
-        kept = sieve.guard(kind, kept, heldout, config.near_heldout)
-        groups = [kept] if kind != THUMBS else [[row for row in kept if row.label is side] for side in (True, False)]
-        left = {row.id for group in groups for row in sieve.near_copies(kind, group, limits[kind])}
+        name = kind.name
+        kept = distinct(rows[name])
+        failed = {number: finding for number, finding in enumerate(findings[name]) if finding}
+        opposed = contradictions(kept) if kind is THUMBS else {}
+        kept = sieve.sift(name, kept, opposed, copies(kept), failed)
+        kept = sieve.guard(name, kept, heldout, config.near_heldout)
+        sides = [[row for row in kept if row.label is up] for up in (True, False)] if kind is THUMBS else [kept]
+        limit = config.near_duplicate.of(kind)
+        left = {row.id for side in sides for row in sieve.near_copies(name, side, limit)}
         kept = [row for row in kept if row.id in left]
-        if kind == "chats" and config.answers_per_prompt is not None:
-            kept = sieve.sift(kind, kept, surplus(kept, config.answers_per_prompt))
-        if kind in KINDS and config.heldout.share and not rows[KINDS[kind][1]]:
-            kept, cut[kind] = sieve.split(kept, config.heldout.share, config.heldout.group)
-        rows[kind] = kept
+        if name == "chats" and config.answers_per_prompt is not None:
+            kept = sieve.sift(name, kept, surplus(kept, config.answers_per_prompt))
+        if kind.held and config.heldout.share and not rows[kind.held]:
+            kept, cut[name] = sieve.split(kept, config.heldout.share, config.heldout.group)
+        rows[name] = kept
     return cut
 
 
 def _hold_out(cut: Mapping[str, Sequence[Any]], rows: dict[str, list[Any]], config: CleanConfig, sieve: Sieve) -> None:
     """Put what ``split`` set aside into the held-out sets, and take its near-copies out of every kind."""
-    for kind, aside in cut.items():
-        held = KINDS[kind][1]
-        rows[held] = _prompts_of(aside, sieve) if kind == "chats" else list(aside)
-    guarded = [row for kind in cut for row in rows[KINDS[kind][1]]]
-    for kind in TRAINED if guarded else ():
-        rows[kind] = sieve.guard(kind, rows[kind], guarded, config.near_heldout)
-
-
-def _prompts_of(chats: Sequence[Chat], sieve: Sieve) -> list[Prompt]:
-    """Held-out chats as prompts with the answer as label; what evaluation cannot ask is dropped."""
-    prompts: dict[str, Prompt] = {}
-    for row in chats:
-        system = [turn.content for turn in row.messages if turn.role == "system"]
-        users = [turn.content for turn in row.messages if turn.role == "user"]
-        if len(users) != 1:
-            sieve.drop("chats", row, "heldout_many_turns", f"{len(users)} user turns; a held-out prompt has one")
-        elif users[0] in prompts:
-            sieve.drop("chats", row, "heldout_duplicate", json.dumps({"kept_id": prompts[users[0]].id}))
-        else:
-            facts = {"reference": row.messages[-1].content} | ({"system": system[0]} if system else {})
-            prompts[users[0]] = Prompt(id=row.id, lang=row.lang, source=row.source, prompt=users[0],
-                                       facts=json.dumps(facts, ensure_ascii=False))  # fmt: skip
-    return list(prompts.values())
+    aside = [kind for kind in HELD if kind.name in cut]
+    for kind in aside:
+        own = list(cut[kind.name])
+        if kind.held_row is Prompt:
+            own = [prompt_of(chat) for chat in sieve.sift(kind.name, own, unaskable(own))]
+        rows[kind.held] = own
+    guarded = [row for kind in aside for row in rows[kind.held]]
+    for kind in KINDS if guarded else ():
+        rows[kind.name] = sieve.guard(kind.name, rows[kind.name], guarded, config.near_heldout)
 
 
 def _enough(rows: Mapping[str, Sequence[Any]], config: CleanConfig, generated: bool, sieve: Sieve) -> None:
     """Refuse to publish a kind that has too few rows left."""
     problems = []
     fed = {name for name, _, _ in config.asked()} | ({"chats"} if generated else set())
-    wanted = config.min_rows
-    asked = {"domain": wanted.corpus, "general": wanted.general, "chats": wanted.chats, "pairs": wanted.pairs}
-    for kind, given in (asked | {THUMBS: wanted.thumbs}).items():
-        file = KINDS[kind][0] if kind in KINDS else kind
-        least = int(kind in fed) if given is None else given
-        if len(rows[kind]) < least:
+    for kind in KINDS:
+        given, got = config.min_rows.of(kind), len(rows[kind.name])
+        least = int(kind.name in fed) if given is None else given
+        if got < least:
             problems.append(
-                f"{file} has too few rows after cleaning: got {len(rows[kind])}, at least {least} are "
-                f"needed, because of {sieve.counts(kind)}; give more data, or loosen `clean.filters`"
+                f"{kind.file} has too few rows after cleaning: got {got}, at least {least} are "
+                f"needed, because of {sieve.counts(kind.name)}; give more data, or loosen `clean.filters`"
             )
-            if kind == "chats" and generated:
+            if kind.name == "chats" and generated:
                 problems[-1] += f" (candidates: {sieve.counts('candidates')})"
     if problems:
         raise DataError("\n".join(problems))
+
+
+def _write(
+    kinds: Sequence[Kind], rows: Mapping[str, Sequence[Any]], out: Path, sieve: Sieve, context: Context
+) -> dict[str, int]:
+    """Write and count what is trained on and what is held out."""
+    values: dict[str, int] = {}
+    for kind in kinds:
+        own, held = rows[kind.name], rows[kind.held] if kind.held else []
+        by_id(own)
+        write_parquet(out / f"{kind.file}.parquet", own, kind.row)
+        sieve.ledger.gave(kind.file, len(own))
+        values |= {f"{kind.file}_rows": len(own), f"{kind.file}_chars": sum(len(whole(row)) for row in own)}
+        if kind.held:
+            write_parquet(out / f"{kind.held}.parquet", held, kind.held_row)
+            sieve.ledger.gave(kind.held, len(held))
+            values[f"{kind.held}_rows"] = len(held)
+        else:
+            values[f"{kind.file}_up"] = sum(row.label for row in own)
+        apart = f"{len(held)} held out" if kind.held else f"{values[f'{kind.file}_up']} of them up"
+        context.log.info("%s: %d to train on, %s; %s", kind.name, len(own), apart, sieve.counts(kind.name))
+    return values
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def estimate(config: GenerateConfig, *, seed: int, resume: Path | None = None) -
     Args:
         config: of the step.
         seed: of the run.
-        resume: folder ``.resume`` of the partial folder, where a stopped run left its ledger.
+        resume: folder ``.resume`` of the partial folder, where a stopped run left its ledger, or where it would be.
 
     Raises:
         PreflineError: a file that the configuration names is missing or wrong.
@@ -258,6 +258,7 @@ def estimate(config: GenerateConfig, *, seed: int, resume: Path | None = None) -
         rows,
         seed=seed,
         ledger=resume / "requests.sqlite" if resume else None,
+        earlier=ledgers_beside(resume) if resume else (),
         longest=config.recipe.chunk_tokens if config.recipe.kind == "documents" else None,
     )
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flows.engine import Plan
     from flows.line import AlignConfig
     from flows.plan import Look
-    from steps.lib.estimate import Estimate, Line
+    from steps.lib.bill import Estimate, Line
     from steps.lib.store import Store
 
 
@@ -73,19 +73,18 @@ def _estimate(console: Console, look: Look, store: Store) -> None:
     if give is None:
         return
     resume = store.partial(look.spec.key()) / ".resume"
-    print_estimate(console, give(look.spec.config, seed=look.spec.seed, resume=resume if resume.is_dir() else None))
+    print_estimate(console, give(look.spec.config, seed=look.spec.seed, resume=resume))
 
 
 def print_estimate(console: Console, found: Estimate) -> None:
     """The table of an estimate: what is still to be asked, a line a stage and teacher; then budgets and notes."""
     from rich.text import Text
 
-    from steps.lib.estimate import time_of
+    from steps.lib.bill import time_of
     from steps.lib.gauge import count
 
-    tokens = ("tokens in (at most)", "tokens out (at most)")
-    numbers = ("requests", "on record", *tokens, "USD (at most)")
-    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=("stage", "teacher", *numbers, "time"))
+    numbers = ("requests", "on\nrecord", "tokens in\n(at most)", "tokens out\n(at most)", "USD\n(at most)")
+    grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=numbers[:2])
     for line in found.lines:
         grid.add_row(
             Text(line.stage),

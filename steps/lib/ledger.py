@@ -141,6 +141,11 @@ class RequestLedger(Database):
         """Key of a request: the digest of everything that can change the answer, and of nothing else."""
         return content_key(content)
 
+    @staticmethod
+    def look_into(path: Path) -> sqlite3.Connection | None:
+        """A ledger to be read only; None where there is none, or another version wrote it."""
+        return opened(path, _TABLE) if path.is_file() else None
+
     def get(self, key: str) -> Reply | None:
         """The answer on record, or None when it is still to be asked for."""
         return self.get_many([key]).get(key)

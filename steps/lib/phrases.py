@@ -83,15 +83,17 @@ _MAKERS = (
 )
 _MAKERS_ZH = r"(?:OpenAI|Anthropic|谷歌|微软|阿里巴巴|阿里云|通义|百度|腾讯|字节跳动|深度求索|DeepSeek|智谱|月之暗面|科大讯飞|商汤)"
 _IDENTITY = re.compile(
-    r"\b(?:as|I am|I['’]m) an? (?:AI|artificial intelligence)(?: language)?(?: model| assistant| chatbot|,)"
-    r"|\b(?:as|I am|I['’]m) a (?:large )?language model\b"
+    r"\b(?:as|I am|I['’]m) (?:just )?an? (?:AI|artificial intelligence)(?: language)?(?: model| assistant| chatbot|,)"
+    r"|\b(?:I am|I['’]m) (?:just )?an (?:AI|artificial intelligence)(?:[.;]| and (?:I|do|don|can|cannot|have|am|was)\b)"
+    r"|\b(?:as|I am|I['’]m) (?:just )?a (?:large )?language model\b"
     r"|\b(?:I am|I['’]m|to me as)\b[^.!?\n]{0,40}\b(?:an|your) (?:AI|artificial intelligence) (?:language )?"
     r"(?:model|assistant|chatbot)"
     r"|\b(?:I am|I['’]m) (?:ChatGPT|Qwen|DeepSeek|(?:Claude|Gemini|Bard|Llama|Mistral|Kimi)[, ]+an? )"
     rf"|\b(?:I am|I['’]m|I was|model|assistant|chatbot)\b[^.!?\n]{{0,60}}\b(?:developed|trained|created|made|built) by {_MAKERS}\b"
-    r"|作为(?:一[个名款位])?(?:AI|人工智能)(?:语言模型|大?模型|助手|助理|机器人|程序|，|,)"
-    r"|作为(?:一[个名款位])?(?:大型?)?语言模型"
-    r"|我(?:只|就)?是(?:一[个名款位])?(?:AI|人工智能|大型?语言模型)(?:语言模型|大?模型|助手|助理|机器人|程序|[，,。]|\Z)"
+    r"|作为(?:一?[个名款位])?(?:文[字本]型?)? ?(?:AI|人工智能) ?(?:语言模型|大?模型|助手|助理|机器人|程序|，|,)"
+    r"|作为(?:一?[个名款位])?(?:大型?)?语言模型"
+    r"|我(?:只|就)?是(?:一?[个名款位])? ?(?:AI|人工智能|(?:大型?)?语言模型) ?"
+    r"(?:语言模型|大?模型|助手|助理|机器人|程序|无法|不能|没有|[，,。]|\Z)"
     r"|我(?:是|叫|名叫|名为)[^。！？\n]{0,40}(?:AI|人工智能) ?(?:语言模型|助手|助理|机器人)"
     r"|我(?:是|叫)(?:ChatGPT|通义千问|文心一言|豆包|智谱清言|DeepSeek|Qwen)"
     rf"|(?:我是|我由|模型|助手)[^。！？\n]{{0,16}}{_MAKERS_ZH}(?:公司|团队|集团)?(?:自主)?(?:开发|训练|研发|创造|打造|推出)",

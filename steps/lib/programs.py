@@ -328,9 +328,8 @@ class _Stage:
         self._asker, self._name, self._file, self._samples, self._drop = asker, name, prompt_file, samples, drop_flags
         self._digest, self._marks = prompt_file.digest(), Marks(prompt_file)
         self._funnel = asker.funnels.setdefault(name, Funnel())
-        schema = prompt_file.schema_ if prompt_file.chain_of_thought.mode == "none" else None  # else it thinks first
         self._requests = {
-            teacher: Requests(client, asker.seed, schema, name, self._digest)
+            teacher: Requests(client, asker.seed, prompt_file.sent_schema, name, self._digest)
             for teacher, client in asker.clients.items()
         }
         self._names = [one.name for one in asker._teachers]

@@ -213,6 +213,11 @@ class PromptFile(Section):
         return self._schema
 
     @property
+    def sent_schema(self) -> dict[str, Any] | None:
+        """JSON Schema that an endpoint can be held to; None where the teacher thinks before it answers."""
+        return self._schema if self.chain_of_thought.mode == "none" else None
+
+    @property
     def pool(self) -> Sequence[Example]:
         """All examples of the file."""
         return self._pool

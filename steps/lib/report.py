@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from steps.lib import plots, svg, wording
+from steps.lib import plots, row_plots, svg, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Plain
 
@@ -47,7 +47,7 @@ class Sample(Plain):
 
 
 class StepRows(Plain):
-    """Rows in and out of a step, as its ledger counted them: kind -> rows, kind -> reason -> rows."""
+    """Rows in and out of a step, as its ledger counted them: kind -> rows, kind -> reason -> rows (none is 0)."""
 
     step: str
     rows_in: dict[str, int]
@@ -57,7 +57,13 @@ class StepRows(Plain):
     @classmethod
     def from_ledger(cls, step: str, ledger: Mapping[str, Any]) -> StepRows:
         """From ``RowLedger.dump()``, which is also what a manifest holds as ``rows``."""
-        return cls(step=step, rows_in=ledger["in"], rows_out=ledger["out"], dropped=ledger["dropped"])
+        dropped = {kind: {reason: n for reason, n in why.items() if n} for kind, why in ledger["dropped"].items()}
+        return cls(
+            step=step,
+            rows_in=ledger["in"],
+            rows_out=ledger["out"],
+            dropped={kind: why for kind, why in dropped.items() if why},
+        )
 
 
 class Funnel(Plain):
@@ -243,8 +249,8 @@ def drawings(report: Report) -> list[str]:
             first = group[0]
             values = {figure.model: figure.interval for figure in group}
             pages.append(plots.bars(first.label_en, first.label_zh, first.unit, values, better=first.better))
-    pages.append(plots.funnel([(one.stage, one.teacher, _widths(one)) for one in report.funnel]))
-    pages.append(plots.rows(list(_row_bars(report))))
+    pages.append(row_plots.funnel([(one.stage, one.teacher, _widths(one)) for one in report.funnel]))
+    pages.append(row_plots.rows(list(_row_bars(report))))
     return [page for page in pages if page]
 
 

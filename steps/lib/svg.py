@@ -19,6 +19,16 @@ FONTS = (
     "'Source Han Sans SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
 )
 INK, SOFT, GRID = "#1f2933", "#5f6c7b", "#e4e8ed"
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#9aa5b1",
+)
+"""Okabe and Ito's palette (colour-blind safe): https://jfly.uni-koeln.de/color/"""
 
 
 @contextmanager
@@ -96,3 +106,13 @@ def _clean(svg: str, label: str) -> str:
     title, style = html.escape(label, quote=True), f"font-family: {FONTS}; stroke-linejoin: round"
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
     return re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"
+
+
+def label(axes: Any, text: str, at: tuple[float, float], shift: tuple[float, float], **look: Any) -> None:
+    """Text beside a point, so many typographic points away from it."""
+    axes.annotate(text, at, xytext=shift, textcoords="offset points", **{"color": INK, **look})
+
+
+def cut(text: str, limit: int) -> str:
+    """A text of so many characters at most; where some are missing, the last one is an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip(" ,") + "…"

@@ -1,13 +1,16 @@
-"""Walking the line without building anything: which steps the store has, and which only wait for others."""
+"""Looking at the line without building anything: which steps the store has, which only wait for others, what a command says."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from minimal import Line
+from minimal import ROOT, Line
 
 from flows import line as lines
 from steps.lib.artifact import Artifact
@@ -30,6 +33,18 @@ READERS = {
     "promote": set[str](),
 }
 """Step -> steps that read its artifact, as drawn in docs/architecture.md."""
+
+
+def prefline(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """A command as it is typed."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def behind(*steps: str) -> set[str]:

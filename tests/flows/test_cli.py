@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,20 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from looking import prefline
 from minimal import ROOT, Line, line_recipe
 
 from steps.lib.rows import Dropped, read_parquet
-
-
-def prefline(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 def said(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import prefline
 from openai_server import Act, Server, serve
 from rich.cells import cell_len
 from rich.console import Console
@@ -100,31 +98,24 @@ def test_a_dry_run_says_what_a_stopped_run_left_and_what_is_there(
         assert "Cached" in cells(said)["generate"] and "answer" not in cells(said)
         run_command.run(*given, until="generate", force=["generate"], dry_run=True)
         said = capsys.readouterr().out
-        assert "built again" in cells(said)["generate"] and "answer" in cells(said)
-        assert len(server.bodies) == asked + 30
+        assert "built again" in cells(said)["generate"] and cells(said)["answer"].startswith("answer big 0 60 ")
+        other = [*given, "generate.drop_flags=[]"]
+        step.step("generate", *other, dry_run=True)
+        assert cells(capsys.readouterr().out)["answer"].startswith("answer big 0 60 "), "the first run's ledger has all"
+        step.step("generate", *other)
+        assert len(server.bodies) == asked + 30, "as the estimate said"
 
 
 def test_dry_run_and_samples_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve(lambda number, body: Act(text=f"Re: {body['messages'][-1]['content']} 茶")) as server:
         given = words(tmp_path, server, 5)
 
-        def prefline(*more: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "flows.cli", *more, *given]
-            return subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-
-        done = prefline("step", "generate", "--dry-run")
+        done = prefline("step", "generate", "--dry-run", *given)
         assert done.returncode == 0 and server.bodies == [] and "answer" in done.stdout, done.stderr
         step.step("generate", *given)
         assert len(server.bodies) == 10
         capsys.readouterr()
-        done = prefline("show", "generate", "--samples", "2")
+        done = prefline("show", "generate", "--samples", "2", *given)
         assert "2 of 5 prompts" in done.stdout and "Re: question" in done.stdout and "agrees 1.00" in done.stdout, (
             done.stderr
         )
@@ -189,17 +180,27 @@ def test_text_of_a_teacher_is_shown_and_does_nothing() -> None:
     assert "[bold]x[/bold]" in out and "[link=http://e]y[/link]" in out and "\ufffd[31mred" in out
 
 
-def test_the_table_of_an_estimate_fits(tmp_path: Path) -> None:
-    from steps.lib.estimate import Estimate, Line
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_of_an_estimate_fits(width: int) -> None:
+    """It folds, and nothing is cut off."""
+    from steps.lib.bill import Estimate, Line
 
     lines = tuple(
         Line(stage, teacher, 12_000, 3_000, 5_400_000, 900_000, 9_000_000, 9_200_000, 12.34, 345.6, 4000.0, "b")
         for stage in ("questions", "answer")
-        for teacher in ("big", "教师二号")
+        for teacher in ("scripted-aftersales", "教师二号")
     )
     out = io.StringIO()
-    dry.print_estimate(Console(file=out, width=120), Estimate(lines, 3000, 2000, ("big: budget",), ("a note",)))
+    dry.print_estimate(Console(file=out, width=width), Estimate(lines, ("big: budget",), ("a note",)))
     text = out.getvalue()
-    assert max(map(cell_len, text.splitlines())) <= 120
-    assert "5.4M (9M)" in text and "12.34 (345.60)" in text and "in all 36,000 requests" in text
-    assert "big: budget" in text and "a note" in text
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert text.count("9,000") == text.count("3,000") == text.count("900k") == 4
+    assert (
+        text.count("-") >= 2
+        and text.count("号") == 2
+        and "36,000 requests" in text
+        and "big: budget" in text
+        and "a note" in text
+    )
+    if width == 120:
+        assert "5.4M (9M)" in text and "12.34 (345.60)" in text

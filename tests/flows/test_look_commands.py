@@ -6,15 +6,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import example_report
 import pytest
-from minimal import ROOT, Line, line_recipe
+from looking import prefline
+from minimal import Line, line_recipe
 from rich.cells import cell_len
 from s3_server import machine
 from test_plan import config_of, everything, fake, fill
@@ -55,17 +54,6 @@ def filled(filled_once: Line, tmp_path: Path) -> Line:
 
 def words(line: Line, *more: str) -> list[str]:
     return [*more, "promote=null", "--recipe", str(line.recipe)]
-
-
-def prefline(*more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *more],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import prefline
 from minimal import ROOT, TINY, texts
 
 from flows.commands import prompt
@@ -24,17 +22,6 @@ from steps.lib.tokens import Tokenizer
 NUMBER = 20
 """A row that is not among the examples, which are the first rows of the same file."""
 ROW = json.loads((ROOT / "data/seed/task/prompts_train.jsonl").read_text(encoding="utf-8").splitlines()[NUMBER - 1])
-
-
-def prefline(*more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *more],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def page(capsys: pytest.CaptureFixture[str], *words: Any, **named: Any) -> dict[str, Any]:

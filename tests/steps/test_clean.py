@@ -174,6 +174,24 @@ def test_candidates_that_keep_the_rules_become_chats(tmp_path: Path, task: Path)
     assert why(stricter)["c7"] == "rule:no_thanks" and why(stricter)["c5"] == "repaired"
 
 
+def test_where_a_candidate_came_from_changes_nothing_behind_clean(tmp_path: Path, task: Path) -> None:
+    """An edit to a prompt file that changes no message gives the same answers with another digest in their provenance: clean runs
+    again, and what it hands on is the same."""
+    bytes_ = []
+    for digest in ("a" * 64, "b" * 64):
+        made = [
+            candidate(number, '{"reply": "yes"}', *flags).model_copy(
+                update={"provenance": json.dumps({"prompt_file": digest})}
+            )
+            for number, flags in enumerate(((), ("truncated",), ("repaired",)))
+        ]
+        run(tmp_path, {"task": task}, made)
+        out = tmp_path / f"out{len(bytes_)}"
+        bytes_.append({path.name: path.read_bytes() for path in out.iterdir() if path.is_file()})
+    differ = {name for name in bytes_[0] if bytes_[0][name] != bytes_[1][name]}
+    assert differ == {"dropped.parquet"} == set(clean.RECORDS), "a record, which is in no digest"
+
+
 def test_an_unknown_rule_is_refused_with_those_there_are(tmp_path: Path, task: Path) -> None:
     with pytest.raises(ConfigError, match="no_thank: got no such rule in .*it has json_schema, no_thanks"):
         run(tmp_path, {"task": task, "check_rules": ["no_thank"]}, [candidate(1, "{}")])

@@ -43,6 +43,8 @@ GOOD = [
     ("en", "Draw a table", "| tea | minutes |\n|------------------|------------------|\n| green | 2 |\n| black | 4 |\n| white | 5 |"),
     ("en", "Who needs it?", "As an art historian I need it every day; as an AI engineer my brother does, too."),
     ("zh", "谁需要它？", "作为人工智能领域的专家，他每天都要用到它。"),
+    ("zh", "你做什么工作？", "我是一个语言模型研究员，平时喝绿茶。"),
+    ("en", "What do you do?", "I am an AI and machine learning engineer, and I drink green tea."),
     ("en", "Laugh", "Ha ha ha, good one!"),
     ("zh", "笑一个", "哈哈哈哈，真好笑。"),
 ]  # fmt: skip
@@ -57,6 +59,11 @@ BAD = [
     ("identity", "en", "Who?", "I am an assistant trained by OpenAI to answer questions."),
     ("identity", "en", "Who?", "My name is Leaf; I am Leaf, an AI assistant developed by a tea house."),
     ("identity", "zh", "你是谁？", "作为一个人工智能助手，我没有喝过茶。"),
+    ("identity", "en", "Who?", "I am an AI and do not have favourites."),
+    ("identity", "en", "Who?", "Dear friend, I'm just an AI, so tea is wasted on me."),
+    ("identity", "zh", "你是谁？", "作为一个 AI 助手，我没有喝过茶。"),
+    ("identity", "zh", "你是谁？", "作为一个文字型 AI 机器人，我只会说说茶。"),
+    ("identity", "zh", "你是谁？", "由于我是一个语言模型，喝茶的事只能请您自己来。"),
     ("identity", "zh", "你是谁？", "我是由阿里云开发的通义千问。"),
     ("identity", "zh", "你是谁？", "您好，我叫小茶，是一个人工智能助手。"),
     ("think_tag", "en", "Which?", "It is green.</think> Green."),
@@ -230,7 +237,7 @@ def test_no_pattern_takes_long_on_hostile_text(judge: Marks) -> None:
 
 def test_real_answers_are_seldom_flagged(judge: Marks, shared_data: Path) -> None:
     """Answers that nobody flagged (Alpaca's). The counts stand in docs/generation.md; what is flagged there was read by a person."""
-    most = {"zh": {"wrong_language": 9, "identity": 9, "refusal": 3, "repetition": 1},
+    most = {"zh": {"wrong_language": 9, "identity": 13, "refusal": 3},
             "en": {"identity": 12, "refusal": 3}}  # fmt: skip
     for lang, allowed in most.items():
         rows = json.loads((shared_data / "real" / f"alpaca_{lang}_demo.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.lib import plots
+from steps.lib import plots, row_plots
 from steps.lib.stats import wilson
 
 HISTORY = [
@@ -37,7 +37,7 @@ def drawn() -> dict[str, str]:
             [{"step": n + 1, "reward": 0.1 * n, "completions/mean_length": 20.0 - n} for n in range(9)]
         ),
         "bars": plots.bars("Format <rate>", "格式率", "share", VALUES),
-        "rows": plots.rows(ROWS),
+        "rows": row_plots.rows(ROWS),
         "lineage": plots.lineage(NODES, EDGES),
     }
 
@@ -100,7 +100,7 @@ def test_nothing_logged_is_no_plot() -> None:
         plots.loss_curve("sft", [])
         == plots.reward_curve([{"step": 1, "loss": 0.1}])
         == plots.answers_curve([{"step": 1, "loss": 0.1}])
-        == plots.rows([])
+        == row_plots.rows([])
         == plots.lineage([], [])
         == ""
     )

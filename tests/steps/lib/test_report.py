@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from steps.lib import figures, report, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Item, Measure
-from steps.lib.report import Report
+from steps.lib.report import Report, StepRows
 from steps.lib.stats import Interval
 
 SHARE = Measure(name="rule_score", label_en="Rule score", label_zh="规则得分", unit="share", suite="s", score="rules")
@@ -258,6 +258,11 @@ def test_a_small_report_is_a_report(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "Rule score" in page and 'class="graph"' not in page
     assert "mermaid" not in (tmp_path / "report.md").read_text(), "a report without nodes has no graph"
+
+
+def test_a_reason_that_met_no_row_is_not_shown() -> None:
+    ledger = {"in": {"a": 3, "b": 1}, "out": {"c": 3}, "dropped": {"a": {"never": 0}, "b": {"never": 0, "bad": 1}}}
+    assert StepRows.from_ledger("pretrain", ledger).dropped == {"b": {"bad": 1}}
 
 
 def test_what_is_not_a_report_is_refused(folder: Path, tmp_path: Path) -> None:
