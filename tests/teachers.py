@@ -10,11 +10,10 @@ from typing import Any
 from openai_server import Server
 
 from steps.lib.asking import Client, Request, Tally, ask, make_request
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger, Spent
-from steps.lib.local_teacher import LocalTeacher
 from steps.lib.runtime import Stop
-from steps.lib.teacher import ScriptedTeacherConfig, open_client
+from steps.lib.teacher import open_client
+from steps.lib.teacher_config import HttpTeacher, LocalTeacher, ScriptedTeacherConfig
 
 LOG = logging.getLogger("prefline.test")
 SECRET = "sk-very-secret-value"

@@ -27,17 +27,15 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from steps.lib import durable
 from steps.lib.asking import OnOutcome, Outcome, Request
 from steps.lib.errors import BudgetSpent, ConfigError, TeacherError
 from steps.lib.ledger import Spent
 from steps.lib.prices import Budget, Usage, most_tokens
+from steps.lib.teacher_config import HttpTeacher
 from steps.lib.wire import Again, Refused, Wire
-
-if TYPE_CHECKING:
-    from steps.lib.http_teacher import HttpTeacher
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 MARK = "prefline"

@@ -27,7 +27,8 @@ from steps.lib.prompt_parts import LANGUAGES, ByLanguage
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.rules import Language
-from steps.lib.teacher import Teacher, assign
+from steps.lib.teacher import assign
+from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import BOUND, Counter, counter
 
 LOOKED_AT = 2000

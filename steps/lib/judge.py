@@ -30,7 +30,8 @@ from steps.lib.prompt_parts import ByLanguage, compile_template
 from steps.lib.rows import messages
 from steps.lib.rules import Language, language_of, parse_strict, read_values
 from steps.lib.runtime import stop_signals
-from steps.lib.teacher import Teacher, identities, open_client
+from steps.lib.teacher import identities, open_client
+from steps.lib.teacher_config import Teacher
 
 Status = Literal["first", "second", "tie", "inconsistent", "unparsed", "failed"]
 VARIABLES = frozenset({"prompt", "first", "second", "fence"})

@@ -25,7 +25,7 @@ from steps.lib.quality import Finding
 from steps.lib.rows import Prompt, Row
 from steps.lib.rules import Language, language_of, parse_strict
 from steps.lib.sources import Source
-from steps.lib.teacher import Teacher
+from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import counter
 
 UNUSABLE = frozenset({"truncated", "empty", "unparsed", "schema", "refusal", "think_tag"})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from steps.lib.errors import ModelError
 
 if TYPE_CHECKING:
-    from steps.lib.teacher import Teacher
+    from steps.lib.teacher_config import Teacher
 
 PER_TURN = 8
 """Tokens of the marks around a turn, on the high side; real templates have 3 to 6."""

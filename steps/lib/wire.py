@@ -17,15 +17,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steps.lib.asking import Request
 from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.ledger import Reply
 from steps.lib.prices import Usage, likely_answer, likely_tokens, most_tokens, price_of
-
-if TYPE_CHECKING:
-    from steps.lib.http_teacher import HttpTeacher
+from steps.lib.teacher_config import HttpTeacher
 
 RETRIED = frozenset({408, 409, 429})
 STOPPING = {

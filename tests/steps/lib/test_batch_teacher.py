@@ -18,11 +18,11 @@ from teachers import http as chat
 
 from steps.lib.asking import ask
 from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import RequestLedger
 from steps.lib.rows import Candidate, read_parquet
 from steps.lib.runtime import Stop, stop_signals
 from steps.lib.teacher import open_client
+from steps.lib.teacher_config import HttpTeacher
 
 PROMPTS = [str(n) for n in range(8)]
 

@@ -10,12 +10,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from steps.lib.estimate import LOOKED_AT, Estimate, estimate
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.recipe_parts import StagePlan
 from steps.lib.rows import Prompt, Text
-from steps.lib.teacher import ScriptedTeacherConfig
+from steps.lib.teacher_config import HttpTeacher, ScriptedTeacherConfig
 from steps.lib.tokens import BOUND
 
 ROWS = [Prompt(id=f"p{n}", lang="en", prompt="word " * (n % 7 + 1)) for n in range(200)]

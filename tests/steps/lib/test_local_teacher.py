@@ -22,7 +22,8 @@ from steps.lib.decoding import Decoder, Row, Said, chance, choose, plainly, shar
 from steps.lib.errors import TeacherError
 from steps.lib.inference import Sampling
 from steps.lib.ledger import Reply
-from steps.lib.local_teacher import ALIKE, LocalClient, LocalTeacher, units
+from steps.lib.local_teacher import ALIKE, LocalClient, units
+from steps.lib.teacher_config import LocalTeacher
 
 pytestmark = pytest.mark.tiny
 WORDS = "Is 12 fine? 订单A12345到了吗？ The birds sing in the garden all day, and nobody minds. 鸟儿歌唱。"

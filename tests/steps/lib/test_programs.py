@@ -12,11 +12,11 @@ import pytest
 from openai_server import Act, Server, serve
 
 from steps.lib.errors import BudgetSpent, TeacherError
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import RowLedger
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.rows import Prompt
+from steps.lib.teacher_config import HttpTeacher
 
 LOG = logging.getLogger("test")
 ITEMS = [

@@ -25,7 +25,6 @@ from steps.generate import GenerateConfig
 from steps.lib.chunks import chunks
 from steps.lib.config import key_view
 from steps.lib.errors import ConfigError, Resumable
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.near import NearIndex, rouge_l
 from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile
@@ -34,6 +33,7 @@ from steps.lib.recipes import Recipe, digests
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
 from steps.lib.runtime import Stop
 from steps.lib.sources import Source
+from steps.lib.teacher_config import HttpTeacher
 
 LOG = logging.getLogger("test")
 ROOT = Path(__file__).parents[3]
