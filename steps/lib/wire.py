@@ -19,10 +19,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from steps.lib.asking import Request
+from steps.lib.asking import Outcome, Request
 from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.ledger import Reply
-from steps.lib.prices import Usage, likely_answer, likely_tokens, most_tokens, price_of
+from steps.lib.prices import Usage, likely_tokens, most_tokens, price_of
 from steps.lib.teacher_config import HttpTeacher
 
 RETRIED = frozenset({408, 409, 429})
@@ -58,12 +58,21 @@ class Again(Exception):
         self.after, self.pressed, self.usage = after, pressed, usage or Usage()
 
 
+class NotThere(TeacherError):
+    """HTTP 404."""
+
+
 class Refused(Exception):
     """This request will never be answered. ``usage``: what it was billed all the same."""
 
     def __init__(self, reason: str, usage: Usage | None = None) -> None:
         super().__init__(reason)
         self.usage = usage or Usage()
+
+
+def lost(reason: str, used: Usage, attempts: int = 1) -> Outcome:
+    """A request without an answer, with what it was billed all the same."""
+    return Outcome(None, reason, attempts, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
 
 
 def secret_variable(block: str) -> str:
@@ -115,8 +124,11 @@ class Wire:
             **({"structured_output": mode} if isinstance(mode := config.structured_output, str) else {}),
         }
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The JSON of one request."""
+    def payload(self, request: Request) -> bytes:
+        """One request as the JSON that is sent. Half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
+        return _ENCODER.encode(self._body(request)).encode("utf-8", "replace")
+
+    def _body(self, request: Request) -> dict[str, Any]:
         config = self._config
         body: dict[str, Any] = {
             "model": config.model,
@@ -148,12 +160,16 @@ class Wire:
         cost = self._price.of(tokens_in, tokens_out, batch=self._batch) if self._price else 0.0
         return Usage(tokens_in, tokens_out, cost)
 
-    def most(self, body: Mapping[str, Any]) -> Usage:
+    def most(self, payload: bytes) -> Usage:
+        """The most that a request can use."""
+        return self.usage(most_tokens(payload), self._config.max_tokens)
+
+    def unknown(self, payload: bytes) -> Usage:
         """What an attempt without an answer may have been billed. Counted where a budget must hold, whatever happened there."""
         if self._config.budget_usd is None and self._config.budget_tokens is None:
             return Usage()
         self.counts["cost_estimated"] += 1
-        return self.usage(most_tokens(body), self._config.max_tokens)
+        return self.most(payload)
 
     def judge(self, status: int, text: str, headers: Mapping[str, str]) -> Exception:
         """What an HTTP status other than 200 means."""
@@ -161,7 +177,7 @@ class Wire:
         spent = status == 429 and code == "insufficient_quota"
         if status in STOPPING or spent:
             cause = "the quota is spent; pay, or wait" if spent else STOPPING[status].format(key=_place_of_key(config))
-            return TeacherError(
+            return (NotThere if status == 404 else TeacherError)(
                 f"teacher {config.name} cannot answer: got HTTP {status} from endpoint {config.endpoint} "
                 f"({config.base_url}, model {config.model}), because {cause}. Then run again: answers received "
                 "so far are kept"
@@ -172,7 +188,7 @@ class Wire:
         known = CODES.get(code) or ("context_overflow" if any(words in message for words in CONTEXT_WORDS) else "")
         return Refused(f"{known or f'http_{status}'}: {self.clean(text)}")
 
-    def read(self, text: str, body: Mapping[str, Any], seconds: float) -> tuple[Reply, Usage]:
+    def read(self, text: str, payload: bytes, seconds: float) -> tuple[Reply, Usage]:
         """The reply in an answer's JSON text, and what it used.
 
         Raises:
@@ -183,15 +199,15 @@ class Wire:
             found = json.loads(text)
         except ValueError:
             said = self.clean(text) if text.strip() else "an empty body"
-            raise Again(f"bad_json: {said}", usage=self.most(body)) from None
-        return self.reply(found, body, seconds)
+            raise Again(f"bad_json: {said}", usage=self.unknown(payload)) from None
+        return self.reply(found, payload, seconds)
 
-    def reply(self, found: Any, body: Mapping[str, Any], seconds: float) -> tuple[Reply, Usage]:
+    def reply(self, found: Any, payload: bytes, seconds: float) -> tuple[Reply, Usage]:
         """The same for JSON that was read already."""
         choices = found.get("choices") if isinstance(found, dict) else None
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             said = self.clean(json.dumps(found, ensure_ascii=False))
-            raise Again(f"no_choices: {said}", usage=self._told(found) or self.most(body))
+            raise Again(f"no_choices: {said}", usage=self._told(found) or self.unknown(payload))
         message, finish = choices[0].get("message"), str(choices[0].get("finish_reason") or "stop")
         content, thought = (
             _text(message, "content"),
@@ -199,13 +215,13 @@ class Wire:
         )
         usage = self._told(found)
         if not content.strip():
-            usage = usage or self.most(body)
+            usage = usage or self.unknown(payload)
             if finish in ("content_filter", "length"):
                 raise Refused(f"empty: finish_reason {finish}", usage)
             raise Again(f"empty: no text, finish_reason {finish}", usage=usage)
         if usage is None:
             self.counts["cost_estimated"] += 1
-            usage = self.usage(likely_tokens(body), likely_answer(content + thought))
+            usage = self.usage(likely_tokens(payload), likely_tokens((content + thought).encode("utf-8", "replace")))
         model = _text(found, "model")
         self._look_at(model)
         spent, seconds = (usage.tokens_in, usage.tokens_out), round(seconds, 3)
@@ -241,6 +257,9 @@ class Wire:
             )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def retry_after(value: str | None) -> float | None:
     """Seconds that a ``Retry-After`` header asks for (a number or an HTTP date, RFC 9110 section 10.2.3), or None."""
     if not value:
@@ -266,7 +285,7 @@ def _key(config: HttpTeacher) -> tuple[str, str]:
     variable = secret_variable(config.api_key_block) if config.api_key_block else config.api_key_env
     if variable is None:
         return "none", ""
-    key = os.environ.get(variable, "")
+    key = os.environ.get(variable, "").strip()
     if key or not config.api_key_block:
         cause, way = "api_key_env names it", "set it"
     else:
