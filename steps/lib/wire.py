@@ -13,12 +13,12 @@ from __future__ import annotations
 import email.utils
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from steps.lib.api_keys import key_of, place_of
 from steps.lib.asking import Outcome, Request
 from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.ledger import Reply
@@ -75,11 +75,6 @@ def lost(reason: str, used: Usage, attempts: int = 1) -> Outcome:
     return Outcome(None, reason, attempts, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
 
 
-def secret_variable(block: str) -> str:
-    """The environment variable in which flows/ hands over the value of a Prefect Secret block."""
-    return "PREFLINE_SECRET_" + block.upper().replace("-", "_")
-
-
 class Wire:
     """The language of one endpoint.
 
@@ -98,7 +93,7 @@ class Wire:
         self._price = price_of(config.model, config.price, config.price_file)
         self._batch = config.mode == "batch"
         self.counts: Counter[str] = Counter()
-        self.key, problem = _key(config)
+        self.key, problem = key_of(config)
         if config.budget_usd is not None and self._price is None:
             unknown = (
                 f"budget of teacher {config.name} cannot be kept: got budget_usd {config.budget_usd:g} and no price, because "
@@ -176,7 +171,7 @@ class Wire:
         config, (code, message) = self._config, _error_of(text)
         spent = status == 429 and code == "insufficient_quota"
         if status in STOPPING or spent:
-            cause = "the quota is spent; pay, or wait" if spent else STOPPING[status].format(key=_place_of_key(config))
+            cause = "the quota is spent; pay, or wait" if spent else STOPPING[status].format(key=place_of(config))
             return (NotThere if status == 404 else TeacherError)(
                 f"teacher {config.name} cannot answer: got HTTP {status} from endpoint {config.endpoint} "
                 f"({config.base_url}, model {config.model}), because {cause}. Then run again: answers received "
@@ -272,34 +267,6 @@ def retry_after(value: str | None) -> float | None:
         except ValueError:
             return None
     return max(0.0, seconds) if seconds < float("inf") else None
-
-
-def _place_of_key(config: HttpTeacher) -> str:
-    if config.api_key_block:
-        return f"Prefect Secret block {config.api_key_block}"
-    return f"environment variable {config.api_key_env}" if config.api_key_env else "api_key_env (now null)"
-
-
-def _key(config: HttpTeacher) -> tuple[str, str]:
-    """The key, and what is wrong where there is none."""
-    variable = secret_variable(config.api_key_block) if config.api_key_block else config.api_key_env
-    if variable is None:
-        return "none", ""
-    key = os.environ.get(variable, "").strip()
-    if key or not config.api_key_block:
-        cause, way = "api_key_env names it", "set it"
-    else:
-        cause = (
-            f"api_key_block names the Prefect Secret block {config.api_key_block}, which a step by itself cannot read"
-        )
-        way = (
-            "start the step through prefline (prefline run, prefline step), which reads the block, or set the variable"
-        )
-    where = f"(endpoint {config.endpoint}, {config.base_url})"
-    problem = (
-        f"teacher {config.name} has no key: got no environment variable {variable}, because {cause}; {way} {where}"
-    )
-    return key, "" if key else problem
 
 
 def _text(said: Any, name: str) -> str:
