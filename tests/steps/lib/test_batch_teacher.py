@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from openai_server import Act, Server, serve
 from ruamel.yaml import YAML
-from teachers import LOG, SECRET, VARIABLE, collect, requests
+from teachers import SECRET, VARIABLE, collect, requests
 from teachers import http as chat
 
-from steps.lib.asking import ask
 from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
 from steps.lib.ledger import RequestLedger
 from steps.lib.rows import Candidate, read_parquet
-from steps.lib.runtime import Stop, stop_signals
+from steps.lib.runtime import stop_signals
 from steps.lib.teacher import open_client
 from steps.lib.teacher_config import HttpTeacher
 
@@ -183,20 +182,75 @@ def test_an_endpoint_without_batches_stops_the_teacher(tmp_path: Path) -> None:
             open_client(http(server), 0)
 
 
-def test_a_budget_is_reserved_for_the_whole_file(tmp_path: Path) -> None:
-    with serve(echo) as server:
+USAGE = {"prompt_tokens": 100, "completion_tokens": 50}
+
+
+def test_a_budget_is_reserved_for_whole_files_and_what_they_leave_pays_for_more(tmp_path: Path) -> None:
+    with serve(lambda n, b: Act(usage=USAGE)) as server:
         config = http(server, budget_tokens=1000, max_tokens=50)
-        with pytest.raises(BudgetSpent, match=r"raise budget_tokens"):
-            collect(config, PROMPTS, tmp_path / "r")
-        sent = len(server.batches.files["file-0"].splitlines())
-        assert 0 < sent < 8, "as many as it surely pays for"
+        for _ in range(2):
+            with pytest.raises(BudgetSpent, match=r"got 900 of 1000 tokens used.*raise budget_tokens"):
+                with RequestLedger(tmp_path / "r") as ledger:
+                    spent = ledger.spent("t")
+                collect(config, PROMPTS, tmp_path / "r", spent=spent)
+            assert len(server.bodies) == 6 and len(server.batches.made) > 1, "one more could have passed it"
         with RequestLedger(tmp_path / "r") as ledger:
-            assert len(ledger) == sent and ledger.spent("t").tokens == 10 * sent
-        more = config.model_copy(update={"budget_tokens": 5000})
-        client = open_client(more, 0, folder=tmp_path)
+            assert len(ledger) == 6 and ledger.spent("t").tokens == 900
+        replies, _, _ = collect(config.model_copy(update={"budget_tokens": 5000}), PROMPTS, tmp_path / "r")
+        assert all(replies.values()) and len(server.bodies) == 8
+
+
+def test_what_is_submitted_counts_whoever_asks_next(tmp_path: Path) -> None:
+    """A stopped run's batch is not among the next run's questions: it is billed all the same."""
+    with serve(lambda n, b: Act(usage=USAGE)) as server:
+        held_up(server, tmp_path)
+        config = http(server, budget_tokens=2000)
+        with pytest.raises(BudgetSpent, match="got 0 of 2000 tokens used"):
+            collect(config, ["other"], tmp_path / "r")
+        assert len(server.batches.made) == 1
+        replies, _, _ = collect(config.model_copy(update={"budget_tokens": 20_000}), ["other"], tmp_path / "r")
+        assert all(replies.values()) and len(server.batches.made) == 2
+        replies, _, _ = collect(http(server), PROMPTS, tmp_path / "r")
+        assert all(replies.values()) and len(server.batches.made) == 2, "and it is still there"
+
+
+def test_what_a_killed_run_had_read_is_not_counted_twice(tmp_path: Path) -> None:
+    with serve(lambda n, b: Act(usage=USAGE)) as server:
+        held_up(server, tmp_path)
+        collect(chat(server), PROMPTS[:6], tmp_path / "r")  # as if it had read six lines
+        config = http(server, budget_tokens=3000, max_tokens=1024)
         with RequestLedger(tmp_path / "r") as ledger:
-            list(ask({"t": (client, requests(client, PROMPTS))}, ledger, Stop(), LOG, {}))
-            assert len(ledger) == 8
+            spent = ledger.spent("t")
+        replies, _, _ = collect(config, [*PROMPTS, "new"], tmp_path / "r", spent=spent)
+        assert all(replies.values()) and len(server.batches.made) == 2 and notes(tmp_path) == []
+
+
+def test_a_batch_that_spans_windows_is_read_by_all_of_them(tmp_path: Path) -> None:
+    with serve(echo) as server:
+        held_up(server, tmp_path)
+        config = http(server, batch={"poll_seconds": 0.02, "max_requests": 3})
+        replies, _, _ = collect(config, PROMPTS, tmp_path / "r")
+        assert {p: r and r.text for p, r in replies.items()} == {p: f"re: {p}" for p in PROMPTS}
+        assert len(server.batches.made) == 1 and notes(tmp_path) == []
+
+
+def test_lines_that_are_not_there_may_have_been_billed(tmp_path: Path) -> None:
+    with serve(echo) as server:
+        held_up(server, tmp_path)
+        lines = server.batches.files["file-0"].splitlines(keepends=True)
+        server.batches.files["file-0"] = b"".join(lines[:5])
+        _, failures, _ = collect(http(server, budget_tokens=100_000), PROMPTS, tmp_path / "r")
+        assert {why.partition(":")[0] for why in failures.values()} == {"no_line"} and list(failures) == PROMPTS[5:]
+        with RequestLedger(tmp_path / "r") as ledger:
+            assert ledger.spent("t").tokens > 5 * 10 + 3 * 1024
+
+
+def test_an_address_that_changed_does_not_submit_again(tmp_path: Path) -> None:
+    with serve(echo) as server, serve(echo) as other:
+        held_up(server, tmp_path)
+        with pytest.raises(TeacherError, match=f"8 requests were submitted to {server.url}; set it back, or delete"):
+            collect(http(other), PROMPTS, tmp_path / "r")
+        assert not other.batches.made
 
 
 @pytest.mark.fault
