@@ -18,30 +18,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from steps.lib.asking import OnOutcome, Outcome, Request
+from steps.lib.batch_endpoint import ROUTE, BatchEndpoint, Stopped
 from steps.lib.batch_notes import Note, Notes
 from steps.lib.calls import Calls
 from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.ledger import Spent
-from steps.lib.limits import backoff, pause
 from steps.lib.prices import Budget, Usage
 from steps.lib.teacher_config import HttpTeacher
-from steps.lib.wire import Again, NotThere, Refused, Wire, lost
+from steps.lib.wire import Again, Refused, Wire, lost
 
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-MARK = "prefline"
-"""Name of our mark in a batch's metadata."""
-ROUTE = "/v1/chat/completions"
-T = TypeVar("T")
+Tell = Callable[[str, Outcome, Usage], None]
+"""Key of a request, what became of it, what it used."""
 
 
 class BatchClient:
@@ -109,16 +105,17 @@ class BatchClient:
             report(wanted.pop(key), outcome)
 
         config = self._config
-        async with Calls(self._wire, config.base_url, config.timeout_seconds) as self._calls:
-            with contextlib.suppress(_Stopped):
-                notes = await self._known(wanted, stop)
+        async with Calls(self._wire, config.base_url, config.timeout_seconds) as calls:
+            endpoint = BatchEndpoint(calls, config, stop)
+            with contextlib.suppress(Stopped):
+                notes = await self._known(endpoint, wanted)
                 while wanted:
                     for keys, content in self._files(wanted):
-                        notes.append(await self._submit(keys, content, stop))
+                        notes.append(await self._submit(endpoint, keys, content))
                     if not notes:
                         raise self.budget.error(self._most(next(iter(wanted.values()))))
                     for note in notes:
-                        await self._collect(note, wanted, tell, stop)
+                        await self._collect(endpoint, note, wanted, tell)
                     notes = []  # what they did not use may pay for more
 
     def _close(self, key: str, used: Usage) -> None:
@@ -153,14 +150,14 @@ class BatchClient:
         if keys:
             yield keys, bytes(content)
 
-    async def _known(self, wanted: Mapping[str, Request], stop: asyncio.Event) -> list[Note]:
+    async def _known(self, endpoint: BatchEndpoint, wanted: Mapping[str, Request]) -> list[Note]:
         """Batches of earlier runs that hold some of these requests."""
         known: list[Note] = []
         for note in self._notes.read():
             if wanted.keys().isdisjoint(note.keys):
                 continue
             if not note.id:  # killed while it was submitted: it is there, or it is not
-                note.id = await self._patiently(partial(self._find, note.mark), stop)
+                note.id = await endpoint.find(note.mark)
                 if not note.id:
                     for key in note.keys:
                         self._close(key, Usage())
@@ -171,63 +168,22 @@ class BatchClient:
                 self._log.info("teacher %s: going on with batch %s, %d requests", self.name, note.id, len(note.keys))
         return known
 
-    async def _find(self, mark: str) -> str:
-        """Id of the batch with this mark in its metadata; "" when the endpoint has none."""
-        after = ""
-        while True:
-            page = await self._calls.json("GET", f"/batches?limit=100{after}")
-            batches = page.get("data") or []
-            for batch in batches:
-                if (batch.get("metadata") or {}).get(MARK) == mark:
-                    return _said(batch, "id")
-            if not (batches and page.get("has_more")):
-                return ""
-            after = f"&after={_said(batches[-1], 'id')}"
-
-    async def _submit(self, keys: dict[str, tuple[int, int]], content: bytes, stop: asyncio.Event) -> Note:
+    async def _submit(self, endpoint: BatchEndpoint, keys: dict[str, tuple[int, int]], content: bytes) -> Note:
         """Upload a file and make a batch of it. The note is on the disk before the endpoint can know of the batch."""
         note = Note(uuid.uuid4().hex, self._config.base_url, keys)
-        file = await self._patiently(partial(self._upload, f"{note.mark}.jsonl", content), stop)
+        file = await endpoint.upload(f"{note.mark}.jsonl", content)
         self._notes.keep(note)
-        asked = {"input_file_id": file, "endpoint": ROUTE, "completion_window": "24h", "metadata": {MARK: note.mark}}
-        tried = False
-
-        async def create() -> str:
-            nonlocal tried
-            if tried and (found := await self._find(note.mark)):  # the endpoint made it, and its answer was lost
-                return found
-            tried = True
-            return _said(await self._calls.json("POST", "/batches", data=json.dumps(asked).encode()), "id")
-
-        note.id = await self._patiently(create, stop)
+        note.id = await endpoint.create(file, note.mark)
         self._notes.keep(note)
         self._log.info("teacher %s: submitted batch %s, %d requests", self.name, note.id, len(keys))
         return note
 
-    async def _upload(self, name: str, content: bytes) -> str:
-        import aiohttp
-
-        form = aiohttp.FormData()
-        form.add_field("purpose", "batch")
-        form.add_field("file", io.BytesIO(content), filename=name, content_type="application/jsonl")
-        return _said(await self._calls.json("POST", "/files", data=form, file=True), "id")
-
-    async def _collect(
-        self,
-        note: Note,
-        wanted: Mapping[str, Request],
-        tell: Callable[[str, Outcome, Usage], None],
-        stop: asyncio.Event,
-    ) -> None:
+    async def _collect(self, endpoint: BatchEndpoint, note: Note, wanted: Mapping[str, Request], tell: Tell) -> None:
         """Wait for the end of a batch, and tell what became of each of its requests that is wanted now."""
-        while True:
-            batch = await self._patiently(partial(self._look, note.id), stop)
-            if batch is None or batch["status"] in ENDED:
-                break
-            await pause(self._config.batch.poll_seconds, stop)
+        batch = await endpoint.ended(note.id, self._config.batch.poll_seconds)
         for name in ("output_file_id", "error_file_id"):
             if batch and (file := batch.get(name)):
-                await self._patiently(partial(self._lines, str(file), note, wanted, tell), stop)
+                await endpoint.lines(str(file), partial(self._line, str(file), note, wanted, tell))
         reason, billed = f"no_line: batch {note.id}", True
         if batch is None:
             reason = "batch_lost: the endpoint knows no such batch"
@@ -241,33 +197,18 @@ class BatchClient:
         note.keys = {key: most for key, most in note.keys.items() if key in self._open}  # those of another window
         self._notes.keep(note)
 
-    async def _look(self, id_: str) -> dict[str, Any] | None:
-        """The batch; None when the endpoint has forgotten it."""
+    def _line(self, file: str, note: Note, wanted: Mapping[str, Request], tell: Tell, text: bytes) -> None:
+        """Tell one line of an output or error file, unless it was told before (a download that broke)."""
+        if not text.strip():
+            return
         try:
-            batch = await self._calls.json("GET", f"/batches/{id_}")
-        except NotThere:
-            return None
-        _said(batch, "status")
-        return batch
-
-    async def _lines(
-        self, file: str, note: Note, wanted: Mapping[str, Request], tell: Callable[[str, Outcome, Usage], None]
-    ) -> None:
-        """Tell every line of an output or error file. A line that was told before (a download that broke) is passed over."""
-        async with contextlib.aclosing(self._calls.lines(f"/files/{file}/content")) as lines:
-            async for text in lines:
-                if not text.strip():
-                    continue
-                try:
-                    line = json.loads(text)
-                    key = str(line["custom_id"])
-                except (ValueError, TypeError, KeyError):
-                    self._log.warning(
-                        "teacher %s: a line of file %s cannot be read and is passed over", self.name, file
-                    )
-                    continue
-                if key in note.keys and key in wanted:
-                    tell(key, *self._read(line, wanted[key]))
+            line = json.loads(text)
+            key = str(line["custom_id"])
+        except (ValueError, TypeError, KeyError):
+            self._log.warning("teacher %s: a line of file %s cannot be read and is passed over", self.name, file)
+            return
+        if key in note.keys and key in wanted:
+            tell(key, *self._read(line, wanted[key]))
 
     def _read(self, line: Mapping[str, Any], request: Request) -> tuple[Outcome, Usage]:
         """What one line says."""
@@ -285,41 +226,3 @@ class BatchClient:
         except (Again, Refused) as problem:
             return lost(str(problem), problem.usage), problem.usage
         return Outcome(reply), used
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        """One call to the endpoint, again where it fails in passing.
-
-        Raises:
-            TeacherError: it refuses, or does not answer. _Stopped: the run stops.
-        """
-        problem, attempts = "", self._config.attempts
-        for attempt in range(1, attempts + 1):
-            if stop.is_set():
-                raise _Stopped
-            try:
-                return await call()
-            except Refused as error:
-                raise self._error(str(error)) from None
-            except Again as error:
-                problem = str(error)
-                if attempt < attempts:
-                    await pause(max(backoff(self._config.backoff_seconds, attempt), error.after or 0.0), stop)
-        raise self._error(problem)
-
-    def _error(self, problem: str) -> TeacherError:
-        return TeacherError(
-            f"teacher {self.name} cannot be asked by batch files: got {problem}, endpoint {self._config.endpoint} "
-            f"({self._config.base_url}); repair it, or set mode: chat where it has no batches, and run again: what was submitted "
-            "goes on there and is not submitted twice"
-        )
-
-
-class _Stopped(Exception):
-    """The run stops; the batches go on at the endpoint."""
-
-
-def _said(found: Mapping[str, Any], name: str) -> str:
-    """A text that the endpoint has to say."""
-    if not isinstance(value := found.get(name), str) or not value:
-        raise Again(f"bad_json: no {name}")
-    return value
