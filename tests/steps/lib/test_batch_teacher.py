@@ -157,12 +157,14 @@ def test_a_run_killed_while_it_submitted_finds_its_batch_by_its_mark(tmp_path: P
         (path,) = tmp_path.glob("batches-*.json")
         (note,) = notes(tmp_path)
         path.write_text(json.dumps([{**note, "id": ""}]))  # as it was before the endpoint's answer came
+        server.batches.made += [{"id": f"other_{n}", "metadata": None, "status": "completed"} for n in range(3)]
+        server.batches.page = 2
         replies, _, _ = collect(http(server), PROMPTS, tmp_path / "r")
-        assert all(replies.values()) and len(server.batches.made) == 1
+        assert all(replies.values()) and len(server.batches.made) == 4
         path.write_text(json.dumps([{**note, "id": "", "mark": "never came there"}]))
         (tmp_path / "r").unlink()
         replies, _, _ = collect(http(server), PROMPTS, tmp_path / "r")
-        assert all(replies.values()) and len(server.batches.made) == 2, "it had not been submitted"
+        assert all(replies.values()) and len(server.batches.made) == 5, "it had not been submitted"
 
 
 def test_an_answer_that_got_lost_does_not_submit_twice(tmp_path: Path) -> None:
