@@ -204,7 +204,7 @@ class BatchClient:
         try:
             line = json.loads(text)
             key = str(line["custom_id"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, RecursionError, TypeError, KeyError):
             self._log.warning("teacher %s: a line of file %s cannot be read and is passed over", self.name, file)
             return
         if key in note.keys and key in wanted:

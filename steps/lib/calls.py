@@ -80,7 +80,7 @@ class Calls:
         text = await self.text(method, path, data=data, file=file)
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise Again(f"bad_json: {self._wire.clean(text) or 'an empty body'}")

@@ -192,7 +192,7 @@ class Wire:
         """
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = self.clean(text) if text.strip() else "an empty body"
             raise Again(f"bad_json: {said}", usage=self.unknown(payload)) from None
         return self.reply(found, payload, seconds)
@@ -278,7 +278,7 @@ def _error_of(text: str) -> tuple[str, str]:
     """Code and message of an error's JSON, as vendors write them; empty where there are none."""
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", text
     error = body.get("error", body) if isinstance(body, dict) else {}
     if not isinstance(error, dict):

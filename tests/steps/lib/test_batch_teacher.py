@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -267,18 +266,10 @@ def test_kill_9_while_waiting_submits_once(tmp_path: Path) -> None:
         with (tmp_path / "generate.yaml").open("w") as file:
             YAML(typ="safe").dump(settings, file)
         out = tmp_path / "store" / "g"
-        command = [
-            sys.executable,
-            "-m",
-            "steps.generate",
-            "--config",
-            str(tmp_path / "generate.yaml"),
-            "--out",
-            str(out),
-        ]
+        run = command(tmp_path / "generate.yaml", out)
         for _ in range(2):
             before = server.batches.looks
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(run, stderr=subprocess.DEVNULL)
             deadline = time.monotonic() + 60
             while server.batches.looks < before + 3 and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -286,7 +277,7 @@ def test_kill_9_while_waiting_submits_once(tmp_path: Path) -> None:
             process.wait(10)
             assert len(server.batches.made) == 1 and not out.exists()
         server.batches.held = False
-        said = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr
+        said = subprocess.run(run, check=True, stderr=subprocess.PIPE, text=True).stderr
         assert len(server.batches.made) == 1 and "going on with batch batch_0, 20 requests" in said
     found = read_parquet(out / "candidates.parquet", Candidate)
     assert [row.answer for row in found] == [f"re: question {n}" for n in range(20)]
