@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from openai_server import Act, Server, serve
 from ruamel.yaml import YAML
-from teachers import SECRET, VARIABLE, collect, requests
+from teachers import SECRET, VARIABLE, collect, command, requests
 from teachers import http as chat
 
 from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
