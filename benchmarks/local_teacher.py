@@ -52,7 +52,8 @@ class Sides:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from steps.lib import models
-        from steps.lib.local_teacher import LocalClient, LocalTeacher
+        from steps.lib.local_teacher import LocalClient
+        from steps.lib.teacher_config import LocalTeacher
 
         self.arguments = arguments
         self.tokenizer = models.load_tokenizer(arguments.model)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from steps.lib.api_keys import secret_variable
 from steps.lib.errors import ConfigError
-from steps.lib.wire import secret_variable
 
 FIELD = "api_key_block"
 """The field of a section that names a block."""

@@ -47,7 +47,8 @@ from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt, Row
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
-from steps.lib.teacher import ScriptedTeacherConfig, Teacher, identities
+from steps.lib.teacher import identities
+from steps.lib.teacher_config import ScriptedTeacherConfig, Teacher
 
 VERSION = "2"
 RECORDS = ("dropped.parquet",)

@@ -80,6 +80,8 @@ class Batches:
     files: dict[str, bytes] = field(default_factory=dict)
     made: list[dict[str, Any]] = field(default_factory=list)
     """Every batch that was submitted."""
+    page: int = 100
+    """Batches of one page of the list."""
     looks: int = 0
     """How often somebody looked at a batch."""
 
@@ -155,7 +157,10 @@ class Server:
         return web.json_response(batch)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": self.batches.made[::-1], "has_more": False})
+        every, after = self.batches.made[::-1], request.query.get("after")
+        start = next(place for place, one in enumerate(every, 1) if one["id"] == after) if after else 0
+        end = start + self.batches.page
+        return web.json_response({"object": "list", "data": every[start:end], "has_more": end < len(every)})
 
     async def _look(self, request: web.Request) -> web.Response:
         plan = self.batches

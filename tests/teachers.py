@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 from openai_server import Server
 
 from steps.lib.asking import Client, Request, Tally, ask, make_request
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger, Spent
-from steps.lib.local_teacher import LocalTeacher
 from steps.lib.runtime import Stop
-from steps.lib.teacher import ScriptedTeacherConfig, open_client
+from steps.lib.teacher import open_client
+from steps.lib.teacher_config import HttpTeacher, LocalTeacher, ScriptedTeacherConfig
 
 LOG = logging.getLogger("prefline.test")
 SECRET = "sk-very-secret-value"
@@ -26,6 +26,11 @@ def http(server: Server, **values: Any) -> HttpTeacher:
     base = {"kind": "http", "name": "t", "endpoint": "test", "base_url": server.url, "model": "m", "api_key_env": VARIABLE,
             "backoff_seconds": 0.01, "timeout_seconds": 5, "concurrency": 4, "grace_seconds": 1, "probe_seconds": 0.05}  # fmt: skip
     return HttpTeacher.model_validate({**base, **values})
+
+
+def command(config: Path, out: Path) -> list[str]:
+    """The shell door of generate."""
+    return [sys.executable, "-m", "steps.generate", "--config", str(config), "--out", str(out)]
 
 
 def requests(client: Client, prompts: Sequence[str], **more: Any) -> list[Request]:

@@ -29,7 +29,19 @@ from steps.lib.step import config_class, input_names
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for room in ("flows", "steps", "tests", "benchmarks") for path in (ROOT / room).rglob("*.py"))
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "pyarrow", "openai", "matplotlib", "wandb", "prefect")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "pyarrow",
+    "aiohttp",
+    "openai",
+    "matplotlib",
+    "wandb",
+    "prefect",
+)
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steps.lib.prompts import PromptFile
     from steps.lib.rendering import Rendered
     from steps.lib.rows import Prompt, Row
-    from steps.lib.teacher import Teacher
+    from steps.lib.teacher_config import Teacher
     from steps.lib.tokens import Counter
 
 FOLDER = Path("configs/prompts")

@@ -12,12 +12,11 @@ from statistics import fmean
 from steps.lib.bill import Estimate, Line
 from steps.lib.demand import Demand, likely, most_tokens
 from steps.lib.gauge import count, money
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Spent
 from steps.lib.on_record import Answered, OnRecord
 from steps.lib.prices import Price, price_of
 from steps.lib.prompts import PromptFile
-from steps.lib.teacher import Teacher
+from steps.lib.teacher_config import HttpTeacher, Teacher
 from steps.lib.tokens import Counter
 
 KNOWN_FROM = 10

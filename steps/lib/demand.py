@@ -21,7 +21,8 @@ from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.recipe_parts import StagePlan
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.rules import Language
-from steps.lib.teacher import Teacher, assign, open_client
+from steps.lib.teacher import assign, open_client
+from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import BOUND, Counter
 
 LOOKED_AT = 2000

@@ -16,7 +16,7 @@ from steps.lib.on_record import OnRecord
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import StagePlan
 from steps.lib.rows import Row
-from steps.lib.teacher import Teacher
+from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import BOUND, counter
 
 __all__ = ["Estimate", "OnRecord", "estimate"]

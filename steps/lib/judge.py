@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import jinja2
 from pydantic import PrivateAttr, model_validator
 
-from steps.lib.asking import Client, Request, Tally, ask, make_request
+from steps.lib.asking import Request, Requests, Tally, ask
 from steps.lib.config import Neutral, Section
 from steps.lib.fences import disarm, fence_of
 from steps.lib.ledger import RequestLedger
@@ -30,7 +30,8 @@ from steps.lib.prompt_parts import ByLanguage, compile_template
 from steps.lib.rows import messages
 from steps.lib.rules import Language, language_of, parse_strict, read_values
 from steps.lib.runtime import stop_signals
-from steps.lib.teacher import Teacher, identities, open_client
+from steps.lib.teacher import identities, open_client
+from steps.lib.teacher_config import Teacher
 
 Status = Literal["first", "second", "tie", "inconsistent", "unparsed", "failed"]
 VARIABLES = frozenset({"prompt", "first", "second", "fence"})
@@ -134,23 +135,21 @@ class Judge:
 
         Raises:
             TeacherError: the judge cannot answer at all.
-            Resumable: a signal came; verdicts so far are in the ledger.
+            Resumable: a signal came, or its budget is spent; verdicts so far are in the ledger.
         """
-        client = open_client(self._config.teacher, self._seed, folder=self._ledger.parent, log=self._log)
-        both = {
-            key: (self._request(client, key, prompt, a, b), self._request(client, key, prompt, b, a))
-            for key, prompt, a, b in items
-            if a.strip() != b.strip()
-        }
-        requests = [request for orders in both.values() for request in orders]
+        name = self._config.teacher.name
         with stop_signals() as stop, RequestLedger(self._ledger, self._log) as ledger:
-            arrivals = ask(
-                {self._config.teacher.name: (client, requests)},
-                ledger,
-                stop,
-                self._log,
-                {self._config.teacher.name: self.tally},
+            client = open_client(
+                self._config.teacher, self._seed, ledger.spent(name), folder=self._ledger.parent, log=self._log
             )
+            asked = Requests(client, self._seed)
+            both = {
+                key: (self._request(asked, key, prompt, a, b), self._request(asked, key, prompt, b, a))
+                for key, prompt, a, b in items
+                if a.strip() != b.strip()
+            }
+            requests = [request for orders in both.values() for request in orders]
+            arrivals = ask({name: (client, requests)}, ledger, stop, self._log, {name: self.tally})
             for _ in progress(arrivals, "judging", len(requests)) if progress else arrivals:
                 pass
             failures = ledger.failures()
@@ -158,9 +157,9 @@ class Judge:
         stop.check()
         return {key: verdicts.get(key, Verdict("tie", ("tie", "tie"))) for key, *_ in items}
 
-    def _request(self, client: Client, key: str, prompt: str, first: str, second: str) -> Request:
+    def _request(self, asked: Requests, key: str, prompt: str, first: str, second: str) -> Request:
         turns = self._prompts.messages(prompt, first, second)
-        return make_request(client, turns, prompt=turns[-1]["content"], seed=self._seed, sample=0, source=key)
+        return asked.make(turns, prompt=turns[-1]["content"], source=key)
 
 
 def judge_externals(config: JudgeConfig) -> dict[str, str]:

@@ -3,7 +3,8 @@
 Nothing here knows HTTP. Every part takes its clock from outside, so that tests need not wait.
 
 Sources: D. Chiu and R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989 (add one,
-halve); M. Nygard, "Release It!", 2007, chapter 5 (circuit breaker with a half-open state).
+halve); M. Nygard, "Release It!", 2007, chapter 5 (circuit breaker with a half-open state); M. Brooker, "Exponential Backoff and
+Jitter", AWS Architecture Blog, 2015 ("full jitter").
 Deviation: as in TCP, one bad moment halves once; what was sent before the last halving does not halve again.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,6 +20,20 @@ from dataclasses import dataclass, field
 Clock = Callable[[], float]
 LONGEST_WAIT = 600.0
 """Seconds: the longest pause of an open breaker before its next probe."""
+LONGEST_BACKOFF = 60.0
+"""Seconds: the longest wait of a request before its next attempt."""
+
+
+def backoff(first: float, attempt: int) -> float:
+    """Seconds to wait after failed attempt number ``attempt`` (from 1): any time up to ``first``, twice as long after each."""
+    return random.uniform(0, min(LONGEST_BACKOFF, first * 2 ** min(attempt - 1, 16)))
+
+
+async def pause(seconds: float, stop: asyncio.Event) -> None:
+    """Sleep, or wake when the run stops."""
+    if seconds > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), seconds)
 
 
 class Bucket:
@@ -55,7 +71,9 @@ class Bucket:
 
 
 class Rates:
-    """Requests and tokens a minute. Who comes first goes first, so a large request is not starved by small ones.
+    """When the next request may go: after a wait that the endpoint asked for, and within requests and tokens a minute.
+
+    Who comes first goes first, so a large request is not starved by small ones.
 
     Args:
         requests_per_minute, tokens_per_minute: the limits; None: none.
@@ -71,13 +89,21 @@ class Rates:
     ) -> None:
         self._requests = Bucket(requests_per_minute, clock) if requests_per_minute else None
         self._tokens = Bucket(tokens_per_minute, clock) if tokens_per_minute else None
-        self._sleep = sleep
+        self._clock, self._sleep = clock, sleep
+        self._held = 0.0
+        """When the endpoint wants to hear again."""
         self._turn = asyncio.Lock()
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing go for so long."""
+        self._held = max(self._held, self._clock() + seconds)
+
+    def free(self, tokens: int) -> bool:
+        """Whether a request that may use so many tokens need not wait."""
+        return not self._turn.locked() and self._wait(tokens) <= 0
 
     async def acquire(self, tokens: int) -> None:
         """Wait until a request that may use so many tokens may be sent, and take them."""
-        if not (self._requests or self._tokens):
-            return
         async with self._turn:
             while (seconds := self._wait(tokens)) > 0:
                 await self._sleep(min(seconds, 1.0))  # what others give back meanwhile may shorten it
@@ -92,8 +118,9 @@ class Rates:
             self._tokens.take(used - reserved)
 
     def _wait(self, tokens: int) -> float:
+        held = self._held - self._clock() if self._held else 0.0
         one = self._requests.wait(1) if self._requests else 0.0
-        return max(one, self._tokens.wait(tokens) if self._tokens else 0.0)
+        return max(held, one, self._tokens.wait(tokens) if self._tokens else 0.0)
 
 
 @dataclass
@@ -115,9 +142,14 @@ class Gate:
     def __post_init__(self) -> None:
         self.limit = self.limit or self.most
 
+    @property
+    def full(self) -> bool:
+        """Whether the next one waits."""
+        return self.in_flight >= self.limit
+
     async def enter(self) -> int:
         """Wait for a place; the number of the round is handed back to ``leave``."""
-        while self.in_flight >= self.limit:
+        while self.full:
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(place)
             try:
@@ -213,7 +245,7 @@ class Breaker:
             probe: ``enter`` gave True for it.
             whole: a request was given up, not only one of its attempts.
         """
-        if probe:
+        if probe and self.open:
             self.failed_probes += 1
             self._probing = False
             self._next = self._clock() + min(LONGEST_WAIT, self._pause * 2**self.failed_probes)

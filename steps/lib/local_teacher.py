@@ -12,22 +12,18 @@ change the rounding of sums and nothing else.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from steps.lib.asking import OnOutcome, Outcome, Request
-from steps.lib.config import Added, Neutral, Section
+from steps.lib.checkpoint_teacher import Asked, Checkpoint
 from steps.lib.errors import TeacherError
 from steps.lib.ledger import Reply
-from steps.lib.models import Precision
+from steps.lib.teacher_config import LocalTeacher
 
 if TYPE_CHECKING:
     from steps.lib.decoding import Said
@@ -43,77 +39,23 @@ PASSES = 8
 """Passes between two looks at the stop flag."""
 
 
-class LocalTeacher(Section):
-    """A transformers model in this process."""
-
-    kind: Literal["local"]
-    name: str = Field(min_length=1)
-    """The teacher's name in rows, metrics and reports."""
-    share: float = Field(default=1.0, gt=0)
-    """Weight (any unit) of this teacher among the samples of a prompt."""
-    license: Annotated[str | None, Added] = Field(default=None, min_length=1)
-    """What its answers may be used for, in your words, such as apache-2.0 or "vendor terms forbid training competitors"; it goes
-    into every row's provenance. null: nobody wrote it down, which is counted and warned of."""
-    temperature: float = Field(default=0.7, ge=0)
-    """Divisor of the logits; 0 takes the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Share (0 to 1) of probability that sampling keeps."""
-    max_tokens: int = Field(default=256, gt=0)
-    """Tokens an answer may have."""
-    model: Annotated[str, Neutral]
-    """Folder or hub id; its content is in the key, not its name."""
-    revision: Annotated[str | None, Neutral] = None
-    """Commit or tag of a hub id; null: the newest."""
-    dtype: Precision = "auto"
-    """Precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU."""
-    batch_size: int = Field(default=16, gt=0)
-    """Requests answered at a time. It decides what is drawn together, and so counts as changing results."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request and its prompt."""
-
-    request: Request
-    ids: list[int]
-
-
 class LocalClient:
     """Answers requests with a model in this process, loaded when first needed."""
 
     alone = True
-    window = 1024
 
     def __init__(self, config: LocalTeacher) -> None:
         self.name = config.name
         self.window = WINDOW * config.batch_size
         """Requests that are handed over together."""
         self._config = config
+        self._checkpoint = Checkpoint(config, draws="a row", batch_size=config.batch_size)
         self._model: Any = None
         self._decoder: Any = None
-        self._tokenizer: Any = None
-        self._identity: dict[str, Any] = {}
 
     def identity(self) -> dict[str, Any]:
         """Content of the model, bytes of the chat template, sampling, precision and batch size."""
-        if not self._identity:
-            from steps.lib.models import hub_identity, load_tokenizer
-
-            config = self._config
-            self._tokenizer = load_tokenizer(config.model, config.revision)
-            template = hashlib.sha256(str(self._tokenizer.chat_template).encode()).hexdigest()
-            self._identity = {
-                "kind": "local",
-                "draws": "a row",
-                "model": hub_identity(config.model, config.revision),
-                "template": template,
-                "temperature": config.temperature,
-                "top_p": config.top_p,
-                "max_tokens": config.max_tokens,
-                "dtype": config.dtype,
-                "batch_size": config.batch_size,
-            }
-        return self._identity
+        return self._checkpoint.identity()
 
     def sends_schema(self) -> bool:
         """A transformers model is not held to a schema; answers are checked afterwards."""
@@ -149,22 +91,9 @@ class LocalClient:
                     return
 
     def _fitting(self, requests: Sequence[Request]) -> tuple[list[Asked], list[tuple[Request, Outcome]]]:
-        """Requests with their tokens, and those whose answer would not fit behind them."""
-        from steps.lib.chat import encode_prompt
-
         self._load()
-        most = self._config.max_tokens
-        room = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 2**31
-        found: list[Asked] = []
-        failed: list[tuple[Request, Outcome]] = []
-        for request in requests:
-            ids = encode_prompt(self._tokenizer, request.messages)
-            if len(ids) + most > room:
-                reason = f"context_overflow: {len(ids)} + {most} tokens, the model has {room}"
-                failed.append((request, Outcome(None, reason)))
-            else:
-                found.append(Asked(request, ids))
-        return found, failed
+        room = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return self._checkpoint.fitting(requests, room or 2**31, "the model")
 
     def _load(self) -> None:
         if self._model is not None:
@@ -173,7 +102,7 @@ class LocalClient:
         from steps.lib.inference import Sampling, end_tokens
 
         self.identity()
-        config, tokenizer = self._config, self._tokenizer
+        config, tokenizer = self._config, self._checkpoint.tokenizer
         model = models.load_model(config.model, config.dtype, revision=config.revision).eval()
         sampling = Sampling(config.temperature, config.top_p, config.max_tokens)
         ends = end_tokens(model, tokenizer)
@@ -209,9 +138,9 @@ class LocalClient:
 
     def _reply(self, asked: Asked, said: Said) -> Reply:
         return Reply(
-            self._tokenizer.decode(said.tokens, skip_special_tokens=True),
+            self._checkpoint.tokenizer.decode(said.tokens, skip_special_tokens=True),
             "stop" if said.finished else "length",
-            str(self._identity["model"]),
+            self._checkpoint.name,
             len(asked.ids),
             len(said.tokens),
             round(said.seconds, 3),

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -179,28 +176,14 @@ class Budget:
         )
 
 
-def most_tokens(body: Mapping[str, Any]) -> int:
-    """An upper bound of the tokens of what is sent: no tokenizer of a language model makes more tokens than UTF-8 bytes.
+def most_tokens(payload: bytes) -> int:
+    """An upper bound of the tokens of a request: no tokenizer of a language model makes more tokens than UTF-8 bytes.
 
-    The braces and names of the JSON stand for what a chat template adds.
+    The settings in the JSON, its braces and names (over 64 bytes) stand for what a chat template adds.
     """
-    return _size(body) + 64
+    return len(payload)
 
 
-def likely_tokens(body: Mapping[str, Any]) -> int:
-    """A careful guess at the tokens of what is sent: a third of its bytes."""
-    return _size(body) // 3 + 1
-
-
-def likely_answer(text: str) -> int:
-    """A careful guess at the tokens of an answer."""
-    return len(text.encode("utf-8", "replace")) // 3 + 1
-
-
-def _size(body: Mapping[str, Any]) -> int:
-    told = {
-        name: body[name]
-        for name in ("messages", "response_format", "structured_outputs", "guided_json")
-        if name in body
-    }
-    return len(json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+def likely_tokens(sent: bytes) -> int:
+    """A careful guess at the tokens of what is sent or comes back: a third of its bytes."""
+    return len(sent) // 3 + 1

@@ -25,7 +25,8 @@ from steps.lib.marks import Marks
 from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
 from steps.lib.rows import Prompt
 from steps.lib.runtime import Stop
-from steps.lib.teacher import Teacher, assign, open_client
+from steps.lib.teacher import assign, open_client
+from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import Counter as Counting
 from steps.lib.tokens import counter
 

@@ -19,7 +19,7 @@ from steps.lib.prompt_parts import LANGUAGES, PROMPT_VARIABLES, used_variables
 from steps.lib.prompts import PromptFile
 from steps.lib.rows import Prompt, Row
 from steps.lib.sources import Source
-from steps.lib.teacher import Teacher
+from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import counter
 
 UNUSABLE = frozenset({"truncated", "empty", "unparsed", "schema", "refusal", "think_tag"})

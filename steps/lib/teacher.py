@@ -1,4 +1,4 @@
-"""Teachers: the configuration union, one client for each kind, and which teacher gives which sample.
+"""Teachers: one client for each kind, and which teacher gives which sample.
 
 Four kinds: ``http`` (any OpenAI-compatible endpoint), ``local`` (a transformers checkpoint in this process), ``vllm``
 (vLLM's offline engine) and ``scripted`` (a rule program, offline; its name must begin with "scripted", so that no report
@@ -12,42 +12,21 @@ import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from steps.lib.asking import Client, OnOutcome, Outcome, Request, draw
 from steps.lib.batch_teacher import BatchClient
-from steps.lib.config import Added, Neutral, Section
 from steps.lib.digests import digest_file
 from steps.lib.errors import TeacherError
-from steps.lib.http_teacher import HttpClient, HttpTeacher
+from steps.lib.http_teacher import HttpClient
 from steps.lib.ledger import Reply, Spent
-from steps.lib.local_teacher import LocalClient, LocalTeacher
+from steps.lib.local_teacher import LocalClient
+from steps.lib.teacher_config import AnyTeacher, HttpTeacher, LocalTeacher, ScriptedTeacherConfig, VllmTeacher
 from steps.lib.tokens import tokenizer_identity
-from steps.lib.vllm_teacher import VllmClient, VllmTeacher
+from steps.lib.vllm_teacher import VllmClient
 
 BREATH = 64
 """Scripted answers between two looks at the stop flag."""
-
-
-class ScriptedTeacherConfig(Section):
-    """A rule program in place of a model: offline, for the demo and for tests."""
-
-    kind: Literal["scripted"]
-    name: str = Field(default="scripted", pattern="^scripted")
-    """The teacher's name in rows, metrics and reports; it begins with "scripted"."""
-    share: float = Field(default=1.0, gt=0)
-    """Weight (any unit) of this teacher among the samples of a prompt."""
-    license: Annotated[str | None, Added] = Field(default=None, min_length=1)
-    """What its answers may be used for, in your words, such as apache-2.0 or "vendor terms forbid training competitors"; it goes
-    into every row's provenance. null: nobody wrote it down, which is counted and warned of."""
-    path: Annotated[Path, Neutral]
-    """File of rules (steps/lib/scripted.py); its content is in the key."""
-
-
-Teacher = Annotated[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig, Field(discriminator="kind")]
-"""A teacher's configuration, chosen by ``kind``."""
 
 
 class ScriptedClient:
@@ -90,7 +69,7 @@ class ScriptedClient:
 
 
 def open_client(
-    config: HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig,
+    config: AnyTeacher,
     seed: int,
     spent: Spent | None = None,
     *,
@@ -121,7 +100,7 @@ def open_client(
     return ScriptedClient(config, seed)
 
 
-def identities(teachers: Sequence[HttpTeacher | LocalTeacher | VllmTeacher | ScriptedTeacherConfig]) -> dict[str, str]:
+def identities(teachers: Sequence[AnyTeacher]) -> dict[str, str]:
     """External identities for a step's key: what a path or hub id points to.
 
     An HTTP teacher has only its tokenizer: endpoint class and model name stand in the configuration.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from steps.lib.errors import ModelError
 
 if TYPE_CHECKING:
-    from steps.lib.teacher import Teacher
+    from steps.lib.teacher_config import Teacher
 
 PER_TURN = 8
 """Tokens of the marks around a turn, on the high side; real templates have 3 to 6."""
@@ -98,11 +98,9 @@ def counter(teacher: Teacher) -> Counter:
     Raises:
         ModelError: its tokenizer cannot be loaded.
     """
-    if named := getattr(teacher, "tokenizer", None):
-        return Tokenizer(named)
-    if teacher.kind in ("local", "vllm"):
-        return Tokenizer(teacher.model, teacher.revision, apart=True)
-    return BOUND
+    if teacher.kind == "http":
+        return Tokenizer(teacher.tokenizer) if teacher.tokenizer else BOUND
+    return BOUND if teacher.kind == "scripted" else Tokenizer(teacher.model, teacher.revision, apart=True)
 
 
 def whole(count: Callable[[str], int] | None, messages: Turns) -> int:

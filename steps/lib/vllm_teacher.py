@@ -15,54 +15,17 @@ guided_decoding=..., https://docs.vllm.ai/en/stable/features/structured_outputs/
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from steps.lib.asking import OnOutcome, Outcome, Request
-from steps.lib.config import Added, Neutral, Section
+from steps.lib.checkpoint_teacher import Checkpoint
 from steps.lib.errors import TeacherError
 from steps.lib.ledger import Reply
-
-
-class VllmTeacher(Section):
-    """A model in vLLM's offline engine."""
-
-    kind: Literal["vllm"]
-    name: str = Field(min_length=1)
-    """The teacher's name in rows, metrics and reports."""
-    share: float = Field(default=1.0, gt=0)
-    """Weight (any unit) of this teacher among the samples of a prompt."""
-    license: Annotated[str | None, Added] = Field(default=None, min_length=1)
-    """What its answers may be used for, in your words, such as apache-2.0 or "vendor terms forbid training competitors"; it goes
-    into every row's provenance. null: nobody wrote it down, which is counted and warned of."""
-    temperature: float = Field(default=0.7, ge=0)
-    """Divisor of the logits; 0 takes the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Share (0 to 1) of probability that sampling keeps."""
-    max_tokens: int = Field(default=1024, gt=0)
-    """Tokens an answer may have."""
-    model: Annotated[str, Neutral]
-    """Folder or hub id; its content is in the key, not its name."""
-    revision: Annotated[str | None, Neutral] = None
-    """Commit or tag of a hub id; null: the newest."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the weights; auto: as the checkpoint says."""
-    structured_output: bool = True
-    """Whether answers are held to the prompt file's schema while they are generated."""
-    max_model_len: int | None = Field(default=None, gt=0)
-    """Tokens of prompt and answer together that the engine takes; null: as many as the model."""
-    gpu_memory_utilization: Annotated[float, Neutral] = Field(default=0.9, gt=0, le=1)
-    """Share (0 to 1) of a GPU's memory that the engine takes for itself."""
-    tensor_parallel_size: Annotated[int, Neutral] = Field(default=1, gt=0)
-    """GPUs over which the model's weights are split."""
-    window: Annotated[int, Neutral] = Field(default=512, gt=0)
-    """Requests that are handed to the engine at a time; a kill loses what it had not finished of them."""
+from steps.lib.teacher_config import VllmTeacher
 
 
 class VllmClient:
@@ -86,27 +49,12 @@ class VllmClient:
         self.window = config.window
         """Requests that are handed over together."""
         self._config = config
-        self._tokenizer: Any = None
+        self._checkpoint = Checkpoint(config)
         self._engine: Any = None
-        self._identity: dict[str, Any] = {}
 
     def identity(self) -> dict[str, Any]:
         """Content of the model, bytes of the chat template, sampling and precision."""
-        if not self._identity:
-            from steps.lib.models import hub_identity, load_tokenizer
-
-            config = self._config
-            self._tokenizer = load_tokenizer(config.model, config.revision)
-            self._identity = {
-                "kind": "vllm",
-                "model": hub_identity(config.model, config.revision),
-                "template": hashlib.sha256(str(self._tokenizer.chat_template).encode()).hexdigest(),
-                "temperature": config.temperature,
-                "top_p": config.top_p,
-                "max_tokens": config.max_tokens,
-                "dtype": config.dtype,
-            }
-        return self._identity
+        return self._checkpoint.identity()
 
     def sends_schema(self) -> bool:
         """Whether answers are held to the schema of a request."""
@@ -130,39 +78,29 @@ class VllmClient:
                     report(request, outcome)
 
     def _generate(self, requests: Sequence[Request]) -> list[tuple[Request, Outcome]]:
-        from steps.lib.chat import encode_prompt
-
         self._start()
-        found: list[tuple[Request, Outcome]] = []
-        asked: list[tuple[Request, list[int]]] = []
-        most, room = self._config.max_tokens, int(self._engine.llm_engine.model_config.max_model_len)
-        for request in requests:
-            ids = encode_prompt(self._tokenizer, request.messages)
-            if len(ids) + most > room:
-                reason = f"context_overflow: {len(ids)} + {most} tokens, the engine has {room}"
-                found.append((request, Outcome(None, reason)))
-            else:
-                asked.append((request, ids))
+        room = int(self._engine.llm_engine.model_config.max_model_len)
+        asked, found = self._checkpoint.fitting(requests, room, "the engine")
         if not asked:
             return found
         started = time.perf_counter()
         try:
             outputs = self._engine.generate(
-                [{"prompt_token_ids": ids} for _, ids in asked],
-                [self._drawing(request) for request, _ in asked],
+                [{"prompt_token_ids": one.ids} for one in asked],
+                [self._drawing(one.request) for one in asked],
                 use_tqdm=False,
             )
         except (RuntimeError, ValueError) as error:
             raise self._broken("broke off", error) from None
         each = round((time.perf_counter() - started) / len(asked), 3)
-        for (request, ids), output in zip(asked, outputs, strict=True):
+        for one, output in zip(asked, outputs, strict=True):
             [said] = output.outputs
             if said.finish_reason in ("stop", "length"):
-                model = str(self._identity["model"])
-                reply = Reply(said.text, said.finish_reason, model, len(ids), len(said.token_ids), each)
-                found.append((request, Outcome(reply)))
+                counts = len(one.ids), len(said.token_ids)
+                outcome = Outcome(Reply(said.text, said.finish_reason, self._checkpoint.name, *counts, each))
             else:
-                found.append((request, Outcome(None, f"engine: finish_reason {said.finish_reason}")))
+                outcome = Outcome(None, f"engine: finish_reason {said.finish_reason}")
+            found.append((one.request, outcome))
         return found
 
     def _start(self) -> None:

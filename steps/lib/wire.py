@@ -13,19 +13,17 @@ from __future__ import annotations
 import email.utils
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from steps.lib.asking import Request
+from steps.lib.api_keys import key_of, place_of
+from steps.lib.asking import Outcome, Request
 from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.ledger import Reply
-from steps.lib.prices import Usage, likely_answer, likely_tokens, most_tokens, price_of
-
-if TYPE_CHECKING:
-    from steps.lib.http_teacher import HttpTeacher
+from steps.lib.prices import Usage, likely_tokens, most_tokens, price_of
+from steps.lib.teacher_config import HttpTeacher
 
 RETRIED = frozenset({408, 409, 429})
 STOPPING = {
@@ -60,6 +58,10 @@ class Again(Exception):
         self.after, self.pressed, self.usage = after, pressed, usage or Usage()
 
 
+class NotThere(TeacherError):
+    """HTTP 404."""
+
+
 class Refused(Exception):
     """This request will never be answered. ``usage``: what it was billed all the same."""
 
@@ -68,9 +70,9 @@ class Refused(Exception):
         self.usage = usage or Usage()
 
 
-def secret_variable(block: str) -> str:
-    """The environment variable in which flows/ hands over the value of a Prefect Secret block."""
-    return "PREFLINE_SECRET_" + block.upper().replace("-", "_")
+def lost(reason: str, used: Usage, attempts: int = 1) -> Outcome:
+    """A request without an answer, with what it was billed all the same."""
+    return Outcome(None, reason, attempts, cost=used.cost, tokens_in=used.tokens_in, tokens_out=used.tokens_out)
 
 
 class Wire:
@@ -91,7 +93,7 @@ class Wire:
         self._price = price_of(config.model, config.price, config.price_file)
         self._batch = config.mode == "batch"
         self.counts: Counter[str] = Counter()
-        self.key, problem = _key(config)
+        self.key, problem = key_of(config)
         if config.budget_usd is not None and self._price is None:
             unknown = (
                 f"budget of teacher {config.name} cannot be kept: got budget_usd {config.budget_usd:g} and no price, because "
@@ -117,8 +119,11 @@ class Wire:
             **({"structured_output": mode} if isinstance(mode := config.structured_output, str) else {}),
         }
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The JSON of one request."""
+    def payload(self, request: Request) -> bytes:
+        """One request as the JSON that is sent. Half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
+        return _ENCODER.encode(self._body(request)).encode("utf-8", "replace")
+
+    def _body(self, request: Request) -> dict[str, Any]:
         config = self._config
         body: dict[str, Any] = {
             "model": config.model,
@@ -150,20 +155,24 @@ class Wire:
         cost = self._price.of(tokens_in, tokens_out, batch=self._batch) if self._price else 0.0
         return Usage(tokens_in, tokens_out, cost)
 
-    def most(self, body: Mapping[str, Any]) -> Usage:
+    def most(self, payload: bytes) -> Usage:
+        """The most that a request can use."""
+        return self.usage(most_tokens(payload), self._config.max_tokens)
+
+    def unknown(self, payload: bytes) -> Usage:
         """What an attempt without an answer may have been billed. Counted where a budget must hold, whatever happened there."""
         if self._config.budget_usd is None and self._config.budget_tokens is None:
             return Usage()
         self.counts["cost_estimated"] += 1
-        return self.usage(most_tokens(body), self._config.max_tokens)
+        return self.most(payload)
 
     def judge(self, status: int, text: str, headers: Mapping[str, str]) -> Exception:
         """What an HTTP status other than 200 means."""
         config, (code, message) = self._config, _error_of(text)
         spent = status == 429 and code == "insufficient_quota"
         if status in STOPPING or spent:
-            cause = "the quota is spent; pay, or wait" if spent else STOPPING[status].format(key=_place_of_key(config))
-            return TeacherError(
+            cause = "the quota is spent; pay, or wait" if spent else STOPPING[status].format(key=place_of(config))
+            return (NotThere if status == 404 else TeacherError)(
                 f"teacher {config.name} cannot answer: got HTTP {status} from endpoint {config.endpoint} "
                 f"({config.base_url}, model {config.model}), because {cause}. Then run again: answers received "
                 "so far are kept"
@@ -174,7 +183,7 @@ class Wire:
         known = CODES.get(code) or ("context_overflow" if any(words in message for words in CONTEXT_WORDS) else "")
         return Refused(f"{known or f'http_{status}'}: {self.clean(text)}")
 
-    def read(self, text: str, body: Mapping[str, Any], seconds: float) -> tuple[Reply, Usage]:
+    def read(self, text: str, payload: bytes, seconds: float) -> tuple[Reply, Usage]:
         """The reply in an answer's JSON text, and what it used.
 
         Raises:
@@ -183,17 +192,17 @@ class Wire:
         """
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = self.clean(text) if text.strip() else "an empty body"
-            raise Again(f"bad_json: {said}", usage=self.most(body)) from None
-        return self.reply(found, body, seconds)
+            raise Again(f"bad_json: {said}", usage=self.unknown(payload)) from None
+        return self.reply(found, payload, seconds)
 
-    def reply(self, found: Any, body: Mapping[str, Any], seconds: float) -> tuple[Reply, Usage]:
+    def reply(self, found: Any, payload: bytes, seconds: float) -> tuple[Reply, Usage]:
         """The same for JSON that was read already."""
         choices = found.get("choices") if isinstance(found, dict) else None
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             said = self.clean(json.dumps(found, ensure_ascii=False))
-            raise Again(f"no_choices: {said}", usage=self._told(found) or self.most(body))
+            raise Again(f"no_choices: {said}", usage=self._told(found) or self.unknown(payload))
         message, finish = choices[0].get("message"), str(choices[0].get("finish_reason") or "stop")
         content, thought = (
             _text(message, "content"),
@@ -201,13 +210,13 @@ class Wire:
         )
         usage = self._told(found)
         if not content.strip():
-            usage = usage or self.most(body)
+            usage = usage or self.unknown(payload)
             if finish in ("content_filter", "length"):
                 raise Refused(f"empty: finish_reason {finish}", usage)
             raise Again(f"empty: no text, finish_reason {finish}", usage=usage)
         if usage is None:
             self.counts["cost_estimated"] += 1
-            usage = self.usage(likely_tokens(body), likely_answer(content + thought))
+            usage = self.usage(likely_tokens(payload), likely_tokens((content + thought).encode("utf-8", "replace")))
         model = _text(found, "model")
         self._look_at(model)
         spent, seconds = (usage.tokens_in, usage.tokens_out), round(seconds, 3)
@@ -243,6 +252,9 @@ class Wire:
             )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def retry_after(value: str | None) -> float | None:
     """Seconds that a ``Retry-After`` header asks for (a number or an HTTP date, RFC 9110 section 10.2.3), or None."""
     if not value:
@@ -257,34 +269,6 @@ def retry_after(value: str | None) -> float | None:
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-def _place_of_key(config: HttpTeacher) -> str:
-    if config.api_key_block:
-        return f"Prefect Secret block {config.api_key_block}"
-    return f"environment variable {config.api_key_env}" if config.api_key_env else "api_key_env (now null)"
-
-
-def _key(config: HttpTeacher) -> tuple[str, str]:
-    """The key, and what is wrong where there is none."""
-    variable = secret_variable(config.api_key_block) if config.api_key_block else config.api_key_env
-    if variable is None:
-        return "none", ""
-    key = os.environ.get(variable, "")
-    if key or not config.api_key_block:
-        cause, way = "api_key_env names it", "set it"
-    else:
-        cause = (
-            f"api_key_block names the Prefect Secret block {config.api_key_block}, which a step by itself cannot read"
-        )
-        way = (
-            "start the step through prefline (prefline run, prefline step), which reads the block, or set the variable"
-        )
-    where = f"(endpoint {config.endpoint}, {config.base_url})"
-    problem = (
-        f"teacher {config.name} has no key: got no environment variable {variable}, because {cause}; {way} {where}"
-    )
-    return key, "" if key else problem
-
-
 def _text(said: Any, name: str) -> str:
     value = said.get(name) if isinstance(said, dict) else None
     return value if isinstance(value, str) else ""
@@ -294,7 +278,7 @@ def _error_of(text: str) -> tuple[str, str]:
     """Code and message of an error's JSON, as vendors write them; empty where there are none."""
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", text
     error = body.get("error", body) if isinstance(body, dict) else {}
     if not isinstance(error, dict):

@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 from flows.blocks import block_names
 from flows.engine import Engine, Plan
 from flows.line import AlignConfig
+from steps.lib.api_keys import secret_variable
 from steps.lib.config import layers_of, load
 from steps.lib.errors import ConfigError
-from steps.lib.wire import secret_variable
 
 SECRET = "sk-from-a-block-0123456789"
 

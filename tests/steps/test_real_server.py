@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from teachers import command
 
 from steps.lib import models
 
@@ -88,15 +89,7 @@ def configured(served: Served, tmp_path: Path, **teacher: Any) -> list[str]:
         "drop_flags": [],
     }  # fmt: skip
     (tmp_path / "generate.yaml").write_text(json.dumps(values))
-    return [
-        sys.executable,
-        "-m",
-        "steps.generate",
-        "--config",
-        str(tmp_path / "generate.yaml"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    return command(tmp_path / "generate.yaml", tmp_path / "out")
 
 
 def kept(path: Path) -> dict[str, tuple[Any, ...]]:
@@ -113,9 +106,9 @@ def ledgers(tmp_path: Path) -> list[Path]:
 
 
 def test_a_killed_run_asks_only_for_the_rest(served: Served, tmp_path: Path) -> None:
-    command, before = configured(served, tmp_path), served.asked()
+    run, before = configured(served, tmp_path), served.asked()
     said = (tmp_path / "stderr").open("wb")
-    process = subprocess.Popen(command, start_new_session=True, stderr=said)
+    process = subprocess.Popen(run, start_new_session=True, stderr=said)
     held: dict[str, tuple[Any, ...]] = {}
     for _ in range(600):
         if process.poll() is not None:
@@ -139,7 +132,7 @@ def test_a_killed_run_asks_only_for_the_rest(served: Served, tmp_path: Path) -> 
     assert 3 <= len(held) < len(PROMPTS)
     time.sleep(5)  # the server may still answer what nobody waits for
     first = served.asked() - before
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert served.asked() - before - first == len(PROMPTS) - len(held), "only what was not received is asked for"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -165,15 +158,15 @@ def test_a_killed_run_asks_only_for_the_rest(served: Served, tmp_path: Path) -> 
 
 def test_the_same_model_in_this_process_gives_the_same_greedy_answers(served: Served, tmp_path: Path) -> None:
     """Two roads to one model: over HTTP, and as `kind: local`."""
-    command = configured(served, tmp_path)
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    run = configured(served, tmp_path)
+    assert subprocess.run(run, capture_output=True).returncode == 0
     over_http = {key: values[:2] for key, values in kept(tmp_path / "out" / "record" / "requests.sqlite").items()}
     values = json.loads((tmp_path / "generate.yaml").read_text())
     values["teachers"] = [
         {"kind": "local", "name": "here", "model": served.model, "temperature": 0, "max_tokens": TOKENS}
     ]
     (tmp_path / "generate.yaml").write_text(json.dumps(values))
-    done = subprocess.run([*command[:-1], str(tmp_path / "here")], capture_output=True, text=True)
+    done = subprocess.run([*run[:-1], str(tmp_path / "here")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     here = {key: values[:2] for key, values in kept(tmp_path / "here" / "record" / "requests.sqlite").items()}
     assert sum(here[key] == over_http[key] for key in here) >= len(PROMPTS) - 1, "one may turn on a rounding"

@@ -15,12 +15,12 @@ from typing import Any
 from openai_server import Act
 from pydantic import TypeAdapter
 
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.recipe_parts import RecipeBase
 from steps.lib.recipes import Recipe
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
 from steps.lib.runtime import Stop
+from steps.lib.teacher_config import HttpTeacher
 
 LOG = logging.getLogger("test")
 

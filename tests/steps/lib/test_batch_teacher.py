@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import Any
 import pytest
 from openai_server import Act, Server, serve
 from ruamel.yaml import YAML
-from teachers import LOG, SECRET, VARIABLE, collect, requests
+from teachers import SECRET, VARIABLE, collect, command, requests
 from teachers import http as chat
 
-from steps.lib.asking import ask
 from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import RequestLedger
 from steps.lib.rows import Candidate, read_parquet
-from steps.lib.runtime import Stop, stop_signals
+from steps.lib.runtime import stop_signals
 from steps.lib.teacher import open_client
+from steps.lib.teacher_config import HttpTeacher
 
 PROMPTS = [str(n) for n in range(8)]
 
@@ -158,12 +156,14 @@ def test_a_run_killed_while_it_submitted_finds_its_batch_by_its_mark(tmp_path: P
         (path,) = tmp_path.glob("batches-*.json")
         (note,) = notes(tmp_path)
         path.write_text(json.dumps([{**note, "id": ""}]))  # as it was before the endpoint's answer came
+        server.batches.made += [{"id": f"other_{n}", "metadata": None, "status": "completed"} for n in range(3)]
+        server.batches.page = 2
         replies, _, _ = collect(http(server), PROMPTS, tmp_path / "r")
-        assert all(replies.values()) and len(server.batches.made) == 1
+        assert all(replies.values()) and len(server.batches.made) == 4
         path.write_text(json.dumps([{**note, "id": "", "mark": "never came there"}]))
         (tmp_path / "r").unlink()
         replies, _, _ = collect(http(server), PROMPTS, tmp_path / "r")
-        assert all(replies.values()) and len(server.batches.made) == 2, "it had not been submitted"
+        assert all(replies.values()) and len(server.batches.made) == 5, "it had not been submitted"
 
 
 def test_an_answer_that_got_lost_does_not_submit_twice(tmp_path: Path) -> None:
@@ -183,20 +183,75 @@ def test_an_endpoint_without_batches_stops_the_teacher(tmp_path: Path) -> None:
             open_client(http(server), 0)
 
 
-def test_a_budget_is_reserved_for_the_whole_file(tmp_path: Path) -> None:
-    with serve(echo) as server:
+USAGE = {"prompt_tokens": 100, "completion_tokens": 50}
+
+
+def test_a_budget_is_reserved_for_whole_files_and_what_they_leave_pays_for_more(tmp_path: Path) -> None:
+    with serve(lambda n, b: Act(usage=USAGE)) as server:
         config = http(server, budget_tokens=1000, max_tokens=50)
-        with pytest.raises(BudgetSpent, match=r"raise budget_tokens"):
-            collect(config, PROMPTS, tmp_path / "r")
-        sent = len(server.batches.files["file-0"].splitlines())
-        assert 0 < sent < 8, "as many as it surely pays for"
+        for _ in range(2):
+            with pytest.raises(BudgetSpent, match=r"got 900 of 1000 tokens used.*raise budget_tokens"):
+                with RequestLedger(tmp_path / "r") as ledger:
+                    spent = ledger.spent("t")
+                collect(config, PROMPTS, tmp_path / "r", spent=spent)
+            assert len(server.bodies) == 6 and len(server.batches.made) > 1, "one more could have passed it"
         with RequestLedger(tmp_path / "r") as ledger:
-            assert len(ledger) == sent and ledger.spent("t").tokens == 10 * sent
-        more = config.model_copy(update={"budget_tokens": 5000})
-        client = open_client(more, 0, folder=tmp_path)
+            assert len(ledger) == 6 and ledger.spent("t").tokens == 900
+        replies, _, _ = collect(config.model_copy(update={"budget_tokens": 5000}), PROMPTS, tmp_path / "r")
+        assert all(replies.values()) and len(server.bodies) == 8
+
+
+def test_what_is_submitted_counts_whoever_asks_next(tmp_path: Path) -> None:
+    """A stopped run's batch is not among the next run's questions: it is billed all the same."""
+    with serve(lambda n, b: Act(usage=USAGE)) as server:
+        held_up(server, tmp_path)
+        config = http(server, budget_tokens=2000)
+        with pytest.raises(BudgetSpent, match="got 0 of 2000 tokens used"):
+            collect(config, ["other"], tmp_path / "r")
+        assert len(server.batches.made) == 1
+        replies, _, _ = collect(config.model_copy(update={"budget_tokens": 20_000}), ["other"], tmp_path / "r")
+        assert all(replies.values()) and len(server.batches.made) == 2
+        replies, _, _ = collect(http(server), PROMPTS, tmp_path / "r")
+        assert all(replies.values()) and len(server.batches.made) == 2, "and it is still there"
+
+
+def test_what_a_killed_run_had_read_is_not_counted_twice(tmp_path: Path) -> None:
+    with serve(lambda n, b: Act(usage=USAGE)) as server:
+        held_up(server, tmp_path)
+        collect(chat(server), PROMPTS[:6], tmp_path / "r")  # as if it had read six lines
+        config = http(server, budget_tokens=3000, max_tokens=1024)
         with RequestLedger(tmp_path / "r") as ledger:
-            list(ask({"t": (client, requests(client, PROMPTS))}, ledger, Stop(), LOG, {}))
-            assert len(ledger) == 8
+            spent = ledger.spent("t")
+        replies, _, _ = collect(config, [*PROMPTS, "new"], tmp_path / "r", spent=spent)
+        assert all(replies.values()) and len(server.batches.made) == 2 and notes(tmp_path) == []
+
+
+def test_a_batch_that_spans_windows_is_read_by_all_of_them(tmp_path: Path) -> None:
+    with serve(echo) as server:
+        held_up(server, tmp_path)
+        config = http(server, batch={"poll_seconds": 0.02, "max_requests": 3})
+        replies, _, _ = collect(config, PROMPTS, tmp_path / "r")
+        assert {p: r and r.text for p, r in replies.items()} == {p: f"re: {p}" for p in PROMPTS}
+        assert len(server.batches.made) == 1 and notes(tmp_path) == []
+
+
+def test_lines_that_are_not_there_may_have_been_billed(tmp_path: Path) -> None:
+    with serve(echo) as server:
+        held_up(server, tmp_path)
+        lines = server.batches.files["file-0"].splitlines(keepends=True)
+        server.batches.files["file-0"] = b"".join(lines[:5])
+        _, failures, _ = collect(http(server, budget_tokens=100_000), PROMPTS, tmp_path / "r")
+        assert {why.partition(":")[0] for why in failures.values()} == {"no_line"} and list(failures) == PROMPTS[5:]
+        with RequestLedger(tmp_path / "r") as ledger:
+            assert ledger.spent("t").tokens > 5 * 10 + 3 * 1024
+
+
+def test_an_address_that_changed_does_not_submit_again(tmp_path: Path) -> None:
+    with serve(echo) as server, serve(echo) as other:
+        held_up(server, tmp_path)
+        with pytest.raises(TeacherError, match=f"8 requests were submitted to {server.url}; set it back, or delete"):
+            collect(http(other), PROMPTS, tmp_path / "r")
+        assert not other.batches.made
 
 
 @pytest.mark.fault
@@ -211,18 +266,10 @@ def test_kill_9_while_waiting_submits_once(tmp_path: Path) -> None:
         with (tmp_path / "generate.yaml").open("w") as file:
             YAML(typ="safe").dump(settings, file)
         out = tmp_path / "store" / "g"
-        command = [
-            sys.executable,
-            "-m",
-            "steps.generate",
-            "--config",
-            str(tmp_path / "generate.yaml"),
-            "--out",
-            str(out),
-        ]
+        run = command(tmp_path / "generate.yaml", out)
         for _ in range(2):
             before = server.batches.looks
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(run, stderr=subprocess.DEVNULL)
             deadline = time.monotonic() + 60
             while server.batches.looks < before + 3 and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -230,7 +277,7 @@ def test_kill_9_while_waiting_submits_once(tmp_path: Path) -> None:
             process.wait(10)
             assert len(server.batches.made) == 1 and not out.exists()
         server.batches.held = False
-        said = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr
+        said = subprocess.run(run, check=True, stderr=subprocess.PIPE, text=True).stderr
         assert len(server.batches.made) == 1 and "going on with batch batch_0, 20 requests" in said
     found = read_parquet(out / "candidates.parquet", Candidate)
     assert [row.answer for row in found] == [f"re: question {n}" for n in range(20)]

@@ -13,13 +13,13 @@ from ruamel.yaml import YAML
 from steps.lib.asking import make_request
 from steps.lib.demand import LOOKED_AT
 from steps.lib.estimate import estimate
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.on_record import OnRecord
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.recipe_parts import StagePlan
 from steps.lib.rows import Prompt, Text
-from steps.lib.teacher import ScriptedTeacherConfig, assign, open_client
+from steps.lib.teacher import assign, open_client
+from steps.lib.teacher_config import HttpTeacher, ScriptedTeacherConfig
 from steps.lib.tokens import BOUND
 
 ROWS = [Prompt(id=f"p{n}", lang="en", prompt=f"{n:03} " + "word " * (n % 7 + 1)) for n in range(200)]

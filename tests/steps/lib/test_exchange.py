@@ -14,10 +14,10 @@ from steps.lib import exchange as engine
 from steps.lib.asking import Client, OnOutcome, Request, Requests, Tally, make_request
 from steps.lib.errors import Resumable, TeacherError
 from steps.lib.exchange import NOT_ASKED, Exchange, Job
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.runtime import Stop
-from steps.lib.teacher import ScriptedClient, ScriptedTeacherConfig, open_client
+from steps.lib.teacher import ScriptedClient, open_client
+from steps.lib.teacher_config import HttpTeacher, ScriptedTeacherConfig
 
 LOG = logging.getLogger("test")
 DESK = ScriptedTeacherConfig(kind="scripted", name="scripted-desk", path=Path("data/seed/task/teacher.yaml"))

@@ -112,6 +112,7 @@ FAULTS = {
     "http_408": Act(status=408),
     "http_409": Act(status=409),
     "bad_json": Act(raw=b'{"choices": [{"message": {"content": "ha'),
+    "bad_json: too deep": Act(raw=b"[" * 100_000),
     "no_choices": Act(raw=b'{"choices": []}'),
     "empty": Act(text=""),
     "connection": Act(close=True),
@@ -135,7 +136,7 @@ def test_lasting_faults_are_recorded_with_their_reason(tmp_path: Path, reason: s
         config = http(server, attempts=2, timeout_seconds=0.3 if reason == "timeout" else 5)
         replies, failures, tally = collect(config, ["a"], tmp_path / "r")
     assert replies["a"] is None and len(server.bodies) == 2 and tally.attempts == 2
-    assert failures["a"].partition(":")[0] == ("connection" if reason == "half_body" else reason)
+    assert failures["a"].partition(":")[0] == ("connection" if reason == "half_body" else reason.partition(":")[0])
 
 
 @pytest.mark.parametrize(("act", "reason"), [(Act(status=400), "http_400"), (Act(status=422), "http_422"),
@@ -431,6 +432,27 @@ def test_what_may_have_been_billed_counts_against_a_budget(tmp_path: Path) -> No
     assert reply is not None and reply.tokens_out == 503 and reply.tokens_in > 7
     assert client.budget.used.tokens == reply.tokens_in + reply.tokens_out  # type: ignore[attr-defined]
     assert client.counts == {"cost_estimated": 1}  # type: ignore[attr-defined]
+
+
+def test_what_a_stop_cut_off_counts_in_the_runs_that_go_on(tmp_path: Path) -> None:
+    """Requests that outlive the grace are billed, and nobody hears their answer: the ledger holds their worst case."""
+    with serve(
+        lambda n, b: Act(delay=3 if n < 4 else 0, usage={"prompt_tokens": 100, "completion_tokens": 50})
+    ) as server:
+        config = http(server, max_tokens=50, budget_tokens=1500, grace_seconds=0.1)
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with stop_signals() as stop, pytest.raises(Resumable, match="SIGTERM"):
+            collect(config, [str(n) for n in range(30)], tmp_path / "r", stop)
+        with RequestLedger(tmp_path / "r") as ledger:
+            spent, failures = ledger.spent("t"), ledger.failures()
+        assert len(server.bodies) == len(failures) == 4 and set(failures.values()) == {
+            "stopped: no answer in the grace of a stop"
+        }
+        assert spent.tokens >= 4 * 150
+        with pytest.raises(BudgetSpent):
+            collect(config, [str(n) for n in range(30)], tmp_path / "r", spent=spent)
+        assert 5 <= len(server.bodies) <= 1500 // 150
 
 
 def test_a_failure_that_was_billed_says_so(tmp_path: Path) -> None:

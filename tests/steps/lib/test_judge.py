@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from openai_server import Act, Server, serve
 
-from steps.lib.errors import ConfigError, Resumable, TeacherError
+from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
 from steps.lib.judge import Judge, JudgeConfig, JudgePrompt, Verdict, disarm, judge_externals, parse_verdict
 
 ITEMS = [("one", "I want a refund", "good answer", "bad answer"), ("two", "我要退货", "坏的 bad", "好的 good")]
@@ -107,6 +107,28 @@ def test_stopped_in_the_middle_it_gives_what_is_asked_a_grace_and_asks_nothing_t
         asked = Counter(body["messages"][-1]["content"] for body in server.bodies)
     assert len(asked) == 40 and set(asked.values()) == {1}, "each order of each pair was asked once"
     assert {verdict.status for verdict in verdicts.values()} == {"first"} and going_on.tally.answered < 31
+
+
+@pytest.mark.parametrize("mode", ["chat", "batch"])
+def test_a_budget_holds_over_the_runs_that_go_on(tmp_path: Path, mode: str) -> None:
+    """Run again and again, as people do with exit code 75: the server is never asked for more than the budget pays."""
+    items = [(f"item {n}", f"I want a refund for {n}", f"good {n}", f"bad {n}") for n in range(8)]
+    usage = {"prompt_tokens": 700, "completion_tokens": 20}
+    with serve() as server:
+        server.decide = lambda number, body: Act(text=says(pick_good)(number, body).text, usage=usage)
+        limits = {
+            "mode": mode,
+            "batch": {"poll_seconds": 0.02},
+            "max_tokens": 20,
+            "budget_tokens": 8 * 720,
+            "concurrency": 2,
+        }
+        for _ in range(4):
+            with pytest.raises(BudgetSpent, match=r"got \d+ of 5760 tokens used"):
+                judge(server, tmp_path, **limits).compare(items)
+            assert 3 * 720 <= len(server.bodies) * 720 <= 5760
+        more = judge(server, tmp_path, **{**limits, "budget_tokens": 100_000}).compare(items)
+    assert {verdict.status for verdict in more.values()} == {"first"} and len(server.bodies) == 16
 
 
 def test_a_judge_without_access_stops(tmp_path: Path) -> None:

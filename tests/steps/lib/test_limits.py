@@ -90,6 +90,27 @@ def test_no_minute_sees_more_than_its_limits(requests: int, tokens: int, asked: 
         assert sum(window) <= tokens + max(1, tokens / 60) + 200 + 1e-6
 
 
+def test_a_hold_ends_with_the_rates_own_pace_and_not_with_a_burst() -> None:
+    clock = Clock()
+    rates = Rates(600, None, clock, clock.sleep)
+    rates.hold(5)
+    rates.hold(2)
+    assert not rates.free(0)
+
+    async def go() -> list[float]:
+        times = []
+        for _ in range(30):
+            await rates.acquire(0)
+            times.append(clock.now - 100)
+        return times
+
+    times = run(go())
+    assert times[:10] == pytest.approx([5] * 10) and times[29] == pytest.approx(7)
+    assert rates.free(0) is False
+    clock.now += 1
+    assert rates.free(0) is True
+
+
 def test_who_comes_first_goes_first() -> None:
     clock = Clock()
     rates = Rates(None, 600, clock, clock.sleep)
@@ -188,6 +209,25 @@ def test_the_breaker_opens_sends_one_probe_at_a_time_and_gives_up() -> None:
         assert last.result()
         breaker.unheard(probe=True)
         assert await asyncio.gather(*waiting) == [False] * 4 and breaker.dead
+
+    run(go())
+
+
+def test_a_probe_that_fails_after_another_was_heard_is_no_failed_probe() -> None:
+    async def go() -> None:
+        clock = Clock()
+        breaker = Breaker(1, 5, 2, clock)
+        breaker.unheard(probe=False)
+        clock.now += 5
+        assert await breaker.enter()
+        breaker.heard()  # an answer to what was sent before it opened
+        breaker.unheard(probe=True, whole=False)
+        assert not breaker.open and breaker.failed_probes == 0
+        breaker.unheard(probe=False)
+        clock.now += 5
+        assert await breaker.enter()
+        breaker.unheard(probe=True)
+        assert not breaker.dead, "two probes, as configured"
 
     run(go())
 

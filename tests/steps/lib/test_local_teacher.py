@@ -22,7 +22,9 @@ from steps.lib.decoding import Decoder, Row, Said, chance, choose, plainly, shar
 from steps.lib.errors import TeacherError
 from steps.lib.inference import Sampling
 from steps.lib.ledger import Reply
-from steps.lib.local_teacher import ALIKE, LocalClient, LocalTeacher, units
+from steps.lib.local_teacher import ALIKE, LocalClient, units
+from steps.lib.row_attention import attend
+from steps.lib.teacher_config import LocalTeacher
 
 pytestmark = pytest.mark.tiny
 WORDS = "Is 12 fine? 订单A12345到了吗？ The birds sing in the garden all day, and nobody minds. 鸟儿歌唱。"
@@ -206,7 +208,7 @@ def test_attention_of_another_kind_is_refused_not_guessed(ours: Any) -> None:
     import torch
 
     with pytest.raises(ValueError, match="softcap"):
-        decoding._attend(ours, *[torch.zeros(1, 1, 1, 1)] * 3, None, rows=None, softcap=30.0)
+        attend(ours, *[torch.zeros(1, 1, 1, 1)] * 3, None, rows=None, softcap=30.0)
 
 
 def test_choose_follows_the_probabilities_and_the_limit() -> None:

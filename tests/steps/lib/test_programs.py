@@ -12,11 +12,11 @@ import pytest
 from openai_server import Act, Server, serve
 
 from steps.lib.errors import BudgetSpent, TeacherError
-from steps.lib.http_teacher import HttpTeacher
 from steps.lib.ledger import RowLedger
 from steps.lib.programs import Answer, Asker, Item, Lost
 from steps.lib.prompts import PromptFile
 from steps.lib.rows import Prompt
+from steps.lib.teacher_config import HttpTeacher
 
 LOG = logging.getLogger("test")
 ITEMS = [
@@ -119,7 +119,7 @@ def test_losses_keep_their_place_with_their_reason(tmp_path: Path) -> None:
 
 def test_a_spent_budget_stops_its_teacher_and_lets_the_others_finish(tmp_path: Path) -> None:
     with serve(echo) as server:
-        poor = teacher(server, name="poor", model="poor", budget_tokens=150, max_tokens=20, concurrency=1)
+        poor = teacher(server, name="poor", model="poor", budget_tokens=220, max_tokens=20, concurrency=1)
         rich = teacher(server, name="rich", model="rich")
         file = prompt_file(tmp_path)
         with asking(tmp_path, poor, rich) as asker, pytest.raises(BudgetSpent, match="poor"):

@@ -12,8 +12,8 @@ from teachers import collect, requests
 
 from steps.lib.asking import Outcome, Request
 from steps.lib.ledger import RequestLedger
-from steps.lib.local_teacher import LocalTeacher
-from steps.lib.teacher import ScriptedTeacherConfig, Teacher, assign, open_client
+from steps.lib.teacher import assign, open_client
+from steps.lib.teacher_config import LocalTeacher, ScriptedTeacherConfig, Teacher
 
 TEACHER = Path("data/seed/task/teacher.yaml")
 

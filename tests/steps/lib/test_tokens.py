@@ -15,7 +15,8 @@ from steps.lib.chat import encode_prompt
 from steps.lib.errors import ModelError
 from steps.lib.models import load_tokenizer
 from steps.lib.rows import messages
-from steps.lib.teacher import Teacher, identities
+from steps.lib.teacher import identities
+from steps.lib.teacher_config import Teacher
 from steps.lib.tiny import TinyConfig, build_tokenizer
 from steps.lib.tokens import BOUND, Tokenizer, counter, whole
 

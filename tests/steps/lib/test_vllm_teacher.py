@@ -25,7 +25,7 @@ from steps.lib.asking import Batching, Outcome, Request, make_request
 from steps.lib.chat import encode_prompt
 from steps.lib.errors import TeacherError
 from steps.lib.teacher import identities, open_client
-from steps.lib.vllm_teacher import VllmTeacher
+from steps.lib.teacher_config import VllmTeacher
 
 pytestmark = pytest.mark.tiny
 SCHEMA = {"type": "object", "properties": {"reply": {"type": "string"}}}
