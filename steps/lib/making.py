@@ -61,8 +61,8 @@ class Summary:
     @classmethod
     def load(cls, value: Mapping[str, Any]) -> Summary:
         """The summary that ``plain`` gave."""
-        counts = {name: Counter(value[name]) for name in ("lost", "flags", "teachers")}
-        return cls(**counts, fewer=value["fewer"], agreement=Agreement(**value["agreement"]))
+        lost, flags, teachers = (Counter(value[name]) for name in ("lost", "flags", "teachers"))
+        return cls(lost, flags, teachers, value["fewer"], Agreement(**value["agreement"]))
 
     def metrics(self, teachers: Iterable[str]) -> dict[str, float | int | str]:
         """Candidates of each teacher, flags, agreement."""
@@ -140,8 +140,9 @@ class Making:
     def take_over(self, part: Finished) -> None:
         """Write a part that an earlier run finished."""
         self.summary.add(Summary.load(part.facts["summary"]))
-        for file, table in zip((self.candidates, self.dropped), part.tables, strict=True):
-            file.extend(table)
+        candidates, dropped = part.tables
+        self.candidates.extend(candidates)
+        self.dropped.extend(dropped)
 
     def _compared(
         self, group: Sequence[Answer | Lost], agreement: Agreement

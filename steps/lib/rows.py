@@ -193,7 +193,7 @@ class ParquetRows(Generic[R]):
 
     @property
     def _pending(self) -> int:
-        return len(self._held) + sum(table.num_rows for table in self._tables)
+        return len(self._held) + sum(int(table.num_rows) for table in self._tables)
 
     def _settle(self) -> None:
         """Rows into a table."""
