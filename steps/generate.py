@@ -211,9 +211,11 @@ def _in_parts(
     """
     stage = "answer"
     for part in reading.parts():
-        if part.finished is not None:
-            asker.absorb(stage, part.finished.facts["answers"])
-            making.take_over(part.finished)
+        if part.finished:
+            found = finished.get(part.start)
+            assert found is not None, "it was there a moment ago"
+            asker.absorb(stage, found.facts["answers"])
+            making.take_over(found)
             continue
         before = asker.funnel(stage).plain()
         made = making.write(part.of(results, samples), keep=True)

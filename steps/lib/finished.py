@@ -24,8 +24,11 @@ class Finished:
 
     facts: dict[str, Any]
     """Plain JSON: what was read and counted."""
-    tables: list[Any]
-    """Arrow tables of the rows that were made."""
+    content: list[bytes]
+
+    def tables(self) -> list[Any]:
+        """Arrow tables of the rows that were made."""
+        return [_read(one) for one in self.content]
 
 
 class FinishedParts(Database):
@@ -52,8 +55,8 @@ class FinishedParts(Database):
         """The part that starts at a row, or None when it is still to be made."""
         for *values, seal in self.execute(f"SELECT {_SEALED}, seal FROM parts WHERE start=?", (start,)):
             if self.sound(str(start), seal, values):
-                _, _, facts, *tables = values
-                return Finished(json.loads(facts), [_read(table) for table in tables])
+                _, _, facts, *content = values
+                return Finished(json.loads(facts), content)
         return None
 
     def put(self, start: int, facts: dict[str, Any], tables: Sequence[Any]) -> None:

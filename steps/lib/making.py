@@ -140,7 +140,7 @@ class Making:
     def take_over(self, part: Finished) -> None:
         """Write a part that an earlier run finished."""
         self.summary.add(Summary.load(part.facts["summary"]))
-        candidates, dropped = part.tables
+        candidates, dropped = part.tables()
         self.candidates.extend(candidates)
         self.dropped.extend(dropped)
 

@@ -7,12 +7,12 @@ are compared. A part that an earlier run finished is not read again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steps.lib.finished import Finished, FinishedParts
+from steps.lib.finished import FinishedParts
 from steps.lib.ledger import RowLedger
 from steps.lib.rows import Dropped, Prompt, Row
 from steps.lib.sources import Opened, Rejected
@@ -28,8 +28,8 @@ class Part:
 
     start: int
     """Number of its first row, over all sources."""
-    finished: Finished | None = None
-    """What became of it, where an earlier run wrote that down."""
+    finished: bool = False
+    """Whether an earlier run wrote down what became of it."""
     prompts: int = 0
     """Prompts so far."""
     closed: bool = False
@@ -118,7 +118,7 @@ class Reading:
         while self._next is None and not self._ended:
             full = self._part is None or (self._finished is not None and self._part.prompts >= self._size)
             if full and self._finished is not None and (found := self._finished.get(self._place)):
-                self._skip(Part(self._place, found))
+                self._skip(found.facts)
                 continue
             start, row = self._place, self._read()
             if row is None:
@@ -164,11 +164,9 @@ class Reading:
         self._prompts(1)
         self._next = self._named(row)
 
-    def _skip(self, part: Part) -> None:
+    def _skip(self, facts: Mapping[str, Any]) -> None:
         """Go behind a part that is finished."""
-        assert part.finished is not None
-        facts = part.finished.facts
-        self._begin(part)
+        self._begin(Part(self._place, finished=True))
         self._begin(None)
         for number, count, ids in facts["stretches"]:
             self._source = number
