@@ -20,30 +20,32 @@ Run:  python -m steps.generate --config generate.yaml --out DIR
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from steps.lib.agreement import Agreement, all_same, groups
+from steps.lib.code import closure
 from steps.lib.config import Added, Neutral, Section
 from steps.lib.door import main
 from steps.lib.earlier import ledgers_beside
 from steps.lib.errors import DataError
 from steps.lib.estimate import Estimate, OnRecord
 from steps.lib.estimate import estimate as estimated
+from steps.lib.finished import FinishedParts
 from steps.lib.gauge import Gauge
-from steps.lib.ledger import RowLedger
+from steps.lib.ledger import content_key
+from steps.lib.making import Making
 from steps.lib.marks import DROPPED, Flag
 from steps.lib.programs import Answer, Asker, Lost
 from steps.lib.prompts import PromptFile
-from steps.lib.provenance import evidence, provenance, unlicensed
+from steps.lib.provenance import unlicensed
+from steps.lib.reading import Reading
 from steps.lib.recipes import AnswerRecipe, Recipe, digests
-from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt, Row
+from steps.lib.rows import Prompt
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
@@ -106,9 +108,9 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
     """Ask the teachers for what is missing, and write what they say in the order of the prompts."""
     files = config.recipe.read(config.prompt_file)
     prompt_file, metrics = files[""], Metrics()
-    reading = _Reading(config, context, metrics.rows)
-    counts, agreement = _Counts(), Agreement()
-    licenses = {teacher.name: teacher.license for teacher in config.teachers}
+    sources = open_sources([(source, config.recipe.rows) for source in config.prompts])
+    for opened in sources:
+        context.log.info("%s", opened)
     if bare := unlicensed(config.teachers):
         context.log.warning(
             "no licence note on %s: nobody wrote down what the answers may be used for (license of the teacher)",
@@ -130,48 +132,40 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             earlier=ledgers_beside(context.resume),
             gauge=Gauge(expected.requests if expected else None),
         ) as asker,
+        _finished(config, prompt_file, asker, context) as finished,
     ):
-        if config.recipe.kind == "answer":  # other recipes show more than the row
+        reading = Reading(sources, metrics.rows, context.resume / "rejected.jsonl", config.samples, finished)
+        if config.recipe.kind == "answer" and not finished:  # other recipes show more than the row
             _check_budget(prompt_file, reading, asker)
         context.log.info(
             "%d samples a prompt from %s",
             config.samples,
             ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
-        results = config.recipe.run(asker, reading, files, config.samples, config.drop_flags)
-        with (
-            ParquetRows(out / "candidates.parquet", Candidate) as candidates,
-            ParquetRows(out / "dropped.parquet", Dropped) as dropped,
-        ):
-            identities_of = {name: client.identity() for name, client in asker.clients.items()}
-            shown = context.progress(
-                results, "answers", expected.requests if expected else None, lambda: asker.gauge.reading().brief()
-            )
-            for group in groups(shown, lambda one: one.item.row.prompt):
-                for one, value in _compared(group, agreement, asker, config.drop_flags):
-                    counts.add(one)
-                    if isinstance(one, Lost):
-                        dropped.add(_dropped(one))
-                        continue
-                    origin = provenance(
-                        teacher=one.teacher,
-                        identity=identities_of[one.teacher],
-                        answered=one.reply.model,
-                        license=licenses[one.teacher],
-                        stage=one.stage,
-                        prompt_file=one.prompt_file,
-                    )
-                    candidates.add(candidate(one, value, origin))
+        results = context.progress(
+            config.recipe.run(asker, reading, files, config.samples, config.drop_flags),
+            "answers",
+            expected.requests if expected else None,
+            lambda: asker.gauge.reading().brief(),
+        )
+        with Making(asker, config.teachers, config.drop_flags, out) as making:
+            if finished is None:
+                making.write(results, keep=False)
+            else:
+                _in_parts(making, reading, asker, finished, results, config.samples)
             for row in reading.rejected():
-                dropped.add(row)
-        metrics.values |= {**asker.measures(), **agreement.metrics()}
+                making.dropped.add(row)
+        metrics.values |= {**asker.measures(), **making.summary.metrics([teacher.name for teacher in config.teachers])}
         metrics.cost = sum(used.cost for used in asker.ledger.used().values())
         (out / "record").mkdir(exist_ok=True)
         asker.ledger.save(out / "record" / "requests.sqlite")
     stop.check()
-    counts.measure(metrics, [teacher.name for teacher in config.teachers])
-    if not candidates.count:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.lost.most_common())
+    _check_lost(metrics, making.summary.lost)
+    metrics.tokens = sum(
+        int(value) for name, value in metrics.values.items() if name.endswith(("/tokens_in", "/tokens_out"))
+    )
+    if not making.candidates.count:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in making.summary.lost.most_common())
         raise DataError(
             f"generate has no candidate: got {reading.count} prompts x {config.samples} samples, all dropped "
             f"({reasons}); "
@@ -179,54 +173,61 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
         )
     context.log.info(
         "%d candidates, %d dropped; asked %d, from ledgers %d",
-        candidates.count,
-        dropped.count,
+        making.candidates.count,
+        making.dropped.count,
         sum(tally.answered for tally in asker.tallies.values()),
         sum(tally.from_ledger for tally in asker.tallies.values()),
     )
     return metrics
 
 
-class _Reading:
-    """The prompts of all sources, read once as they are asked for; what could not be read waits on disk for its turn."""
-
-    def __init__(self, config: GenerateConfig, context: Context, rows: RowLedger) -> None:
-        self._sources = open_sources([(source, config.recipe.rows) for source in config.prompts])
-        self._rows, self._path = rows, context.resume / "rejected.jsonl"
-        self.count = 0
-        """Prompts so far."""
-        for opened in self._sources:
-            context.log.info("%s", opened)
-
-    def __iter__(self) -> Iterator[Row]:
-        with self._path.open("w", encoding="utf-8") as file:
-            for row in self.all():
-                if isinstance(row, Rejected):
-                    self._rows.took("prompts", row.count)
-                    self._rows.drop("prompts", row.reason, row.count)
-                    file.write(row.dropped("generate").model_dump_json() + "\n")
-                    continue
-                self._rows.took("prompts")
-                self._rows.gave("asked prompts")
-                self.count += 1
-                yield row
-        self._rows.balance({"prompts": ["asked prompts"]})
-
-    def all(self) -> Iterator[Row | Rejected]:
-        """Rows of all sources, uncounted. Two sources may use the same ids; the source's name tells them apart."""
-        for opened in self._sources:
-            for row in opened:
-                if len(self._sources) > 1 and not isinstance(row, Rejected):
-                    row = row.model_copy(update={"id": f"{row.source}/{row.id}"})
-                yield row
-
-    def rejected(self) -> Iterator[Dropped]:
-        """Rows that could not be read, when all were."""
-        with self._path.open(encoding="utf-8") as file:
-            yield from (Dropped.model_validate_json(line) for line in file)
+@contextmanager
+def _finished(
+    config: GenerateConfig, prompt_file: PromptFile, asker: Asker, context: Context
+) -> Iterator[FinishedParts | None]:
+    """Parts that an earlier run finished; None where rows are not worked on one by one, so that no part can be finished alone."""
+    shortened = prompt_file.over_budget == "summarise" and prompt_file.max_context_tokens is not None
+    if config.recipe.kind != "answer" or shortened or not asker.apart:
+        yield None
+        return
+    work = content_key({"key": context.key, "code": closure("steps.generate")["digest"]})
+    with FinishedParts(context.resume / "finished.sqlite", work, asker.ledger, context.log) as parts:
+        if parts:
+            context.log.info("%d finished parts of an earlier run are taken over as they are", len(parts))
+        yield parts
 
 
-def _check_budget(prompt_file: PromptFile, reading: _Reading, asker: Asker) -> None:
+def _in_parts(
+    making: Making,
+    reading: Reading,
+    asker: Asker,
+    finished: FinishedParts,
+    results: Iterator[Answer | Lost],
+    samples: int,
+) -> None:
+    """Write the results part by part, each of which is finished at its end: a run that goes on takes it over.
+
+    A part that lacks an answer is not finished: the next run asks for it again.
+    """
+    stage = "answer"
+    for part in reading.parts():
+        if part.finished:
+            found = finished.get(part.start)
+            assert found is not None, "it was there a moment ago"
+            asker.absorb(stage, found.facts["answers"])
+            making.take_over(found)
+            continue
+        before = asker.funnel(stage).plain()
+        made = making.write(part.of(results, samples), keep=True)
+        answers = asker.funnel(stage).since(before)
+        if not any(what.startswith("failed:") for teacher, own in answers.items() if teacher for what in own):
+            facts = {**part.facts(), "answers": answers, "summary": made.summary.plain()}
+            finished.put(part.start, facts, made.tables())
+    for one in results:  # there is none: the stage only looks at its counts
+        raise AssertionError(one)
+
+
+def _check_budget(prompt_file: PromptFile, reading: Reading, asker: Asker) -> None:
     """Where a prompt over the context budget is an error, find it before the first request.
 
     Raises:
@@ -290,91 +291,17 @@ def _lines(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
-def _compared(
-    group: Sequence[Answer | Lost], agreement: Agreement, asker: Asker, drop_flags: Collection[str]
-) -> Iterator[tuple[Answer | Lost, float | None]]:
-    """All results of one prompt, each with its agreement with the others; answers that are all equal are flagged so."""
-    said = [one for one in group if isinstance(one, Answer)]
-    values = agreement.compare([one.parsed.answer for one in said], [one.teacher for one in said])
-    same, of = all_same(values), iter(values)
-    for one in group:
-        if isinstance(one, Lost):
-            yield one, None
-        elif same and "same_answer" in drop_flags:
-            yield asker.keep_back(one, "same_answer"), next(of)
-        else:
-            yield (replace(one, flags=(*one.flags, "same_answer")) if same else one), next(of)
+def _check_lost(metrics: Metrics, lost: Counter[str]) -> None:
+    """Prove that nothing vanished.
 
-
-def candidate(answer: Answer, agreement: float | None, origin: str) -> Candidate:
-    """The row of an answer, with its agreement with the others and its provenance."""
-    row = answer.item.row
-    return Candidate.model_construct(
-        id=f"{answer.item.id}/{answer.item.sample}",
-        lang=row.lang,
-        source=row.source,
-        prompt=row.prompt,
-        answer=answer.parsed.answer,
-        thought=answer.parsed.thought,
-        teacher=answer.teacher,
-        sample=answer.item.sample,
-        flags=list(answer.flags),
-        request=answer.request,
-        agreement=agreement,
-        provenance=origin,
-        evidence=evidence(source=row.source, row=row.id, facts=row.facts, trail=answer.item.trail),
-    )
-
-
-def _dropped(lost: Lost) -> Dropped:
-    row, sample = lost.item.row, lost.item.sample
-    kept = {**row.__dict__, "sample": sample, "teacher": lost.teacher}
-    if lost.item.trail:
-        kept["trail"] = [dict(entry) for entry in lost.item.trail]
-    return Dropped.model_construct(
-        id=f"{lost.item.id}/{sample}",
-        lang=row.lang,
-        source=row.source,
-        step="generate",
-        reason=lost.reason,
-        detail=lost.detail,
-        row=json.dumps(kept, ensure_ascii=False),
-    )
-
-
-class _Counts:
-    """What the results of a run have in common."""
-
-    def __init__(self) -> None:
-        self.lost: Counter[str] = Counter()
-        self._flags: Counter[str] = Counter()
-        self._teachers: Counter[str] = Counter()
-        self._fewer, self._last = 0, ""
-
-    def add(self, one: Answer | Lost) -> None:
-        """Count one result."""
-        if isinstance(one, Lost):
-            self.lost[one.reason] += 1
-            return
-        self._flags.update(one.flags)
-        self._teachers[one.teacher] += 1
-        if one.rendered.fewer and one.item.id != self._last:
-            self._fewer += 1
-            self._last = one.item.id
-
-    def measure(self, metrics: Metrics, teachers: Iterable[str]) -> None:
-        """Write the counts down, and prove that nothing vanished."""
-        kept_back = sum(sum(reasons.values()) for kind, reasons in metrics.rows.reasons.items() if kind != "prompts")
-        if kept_back != self.lost.total():
-            raise DataError(
-                f"generate lost rows without a word: got {self.lost.total()} in dropped.parquet, because the stages counted "
-                f"{kept_back}; report this as a defect of prefline"
-            )
-        metrics.values |= {f"{name}/candidates": self._teachers[name] for name in teachers}
-        metrics.values |= {f"flags/{flag}": count for flag, count in sorted(self._flags.items())}
-        metrics.values["prompts_with_fewer_examples"] = self._fewer
-        metrics.tokens = sum(
-            int(value) for name, value in metrics.values.items() if name.endswith(("/tokens_in", "/tokens_out"))
+    Raises:
+        DataError: the stages dropped more, or less, than lies in dropped.parquet.
+    """
+    kept_back = sum(sum(reasons.values()) for kind, reasons in metrics.rows.reasons.items() if kind != "prompts")
+    if kept_back != lost.total():
+        raise DataError(
+            f"generate lost rows without a word: got {lost.total()} in dropped.parquet, because the stages counted "
+            f"{kept_back}; report this as a defect of prefline"
         )
 
 

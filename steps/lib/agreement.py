@@ -47,6 +47,13 @@ class Agreement:
         self.same += all(value >= SAME for line in found for value in line)
         return [round((math.fsum(line) - 1.0) / (len(line) - 1), 4) for line in found]
 
+    def add(self, other: Agreement) -> None:
+        """Add what was compared elsewhere."""
+        for own, more in ((self.within, other.within), (self.across, other.across)):
+            own[:] = [one + two for one, two in zip(own, more, strict=True)]
+        self.prompts += other.prompts
+        self.same += other.same
+
     def metrics(self) -> dict[str, float | int | str]:
         """Means within and across teachers, and prompts with answers that are all equal; nothing without a pair."""
         found: dict[str, float | int | str] = {}

@@ -60,6 +60,13 @@ class Database:
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
+    def rows(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement, as they are read: for more of them than memory should hold."""
+        try:
+            yield from self._db.execute(statement)
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """One transaction for all that is written in the block: all of it, or where an error ends it, nothing."""

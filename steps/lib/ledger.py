@@ -198,6 +198,15 @@ class RequestLedger(Database):
         )
         return {str(teacher): Used(*values) for teacher, *values in rows}
 
+    def mark(self) -> int:
+        """A number that grows with every row that is written."""
+        return int(self.execute("SELECT coalesce(max(rowid), 0) FROM requests")[0][0])
+
+    def intact(self) -> bool:
+        """Whether all answers on record are as they were written."""
+        statement = f"SELECT key, seal, {_REPLY} FROM requests WHERE status<>'failed'"
+        return all(self.sound(key, seal, values) for key, seal, *values in self.rows(statement))
+
     def __len__(self) -> int:
         return int(self.execute("SELECT count(*) FROM requests WHERE status<>'failed'")[0][0])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,16 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from steps.lib.asking import Request, Requests, Tally
+from steps.lib.asking import Request, Requests, Single, Tally
 from steps.lib.errors import DataError, TeacherError
 from steps.lib.exchange import Exchange, Job
+from steps.lib.funnel import Funnel
 from steps.lib.gauge import Gauge
 from steps.lib.ledger import Reply, RequestLedger, RowLedger, Used
 from steps.lib.marks import Marks
 from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
 from steps.lib.rows import Prompt
 from steps.lib.runtime import Stop
-from steps.lib.teacher import assign, open_client
+from steps.lib.teacher import ScriptedClient, assign, open_client
 from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import Counter as Counting
 from steps.lib.tokens import counter
@@ -136,29 +136,6 @@ class _Wanted:
     lost: Lost | None = None
 
 
-@dataclass
-class Funnel:
-    """What became of a stage's requests: asked = answered + failed, answered = kept + dropped."""
-
-    asked: int = 0
-    answered: int = 0
-    parsed: int = 0
-    """Answers in the asked form."""
-    kept: int = 0
-    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(teacher, reason) -> answers that did not come; over_budget has no teacher."""
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Flag -> answers that it kept back."""
-    flags: Counter[str] = field(default_factory=Counter)
-    """Flag -> answers that have it, kept or not."""
-    teachers: dict[str, Counter[str]] = field(default_factory=dict)
-    """Teacher -> asked, answered, parsed, kept, failed:REASON and dropped:FLAG; "" is what was lost before one was asked."""
-    repairs: int = 0
-    """Requests that asked again for an answer in the asked form."""
-    last: str = ""
-    """The last failure, in full."""
-
-
 class Asker:
     """Asks teachers about items: one ledger, one event loop, one place for the counts.
 
@@ -264,14 +241,34 @@ class Asker:
         """
         return _Stage(self, stage, prompt_file, samples, frozenset(drop_flags)).run(items)
 
+    @property
+    def apart(self) -> bool:
+        """Whether each answer hangs on its own request alone; a model in this process computes a window of them together."""
+        return all(isinstance(client, Single | ScriptedClient) for client in self.clients.values())
+
+    def funnel(self, stage: str) -> Funnel:
+        """What became of the answers of a stage so far."""
+        return self.funnels.setdefault(stage, Funnel())
+
+    def absorb(self, stage: str, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Count answers of a stage that an earlier run asked for, read and wrote down (``Funnel.since``)."""
+        self.funnel(stage).add(counts)
+        for teacher, own in counts.items():
+            self.rows.took(stage, own.get("asked", 0))
+            self.rows.gave(f"{stage} kept", own.get("kept", 0))
+            for what, count in own.items():
+                if what.startswith(("failed:", "dropped:")):
+                    self.rows.drop(stage, what.partition(":")[2], count)
+            if teacher:
+                requests = own.get("asked", 0) + own.get("repairs", 0)
+                self.tallies[teacher].requests += requests
+                self.tallies[teacher].from_ledger += requests
+
     def keep_back(self, answer: Answer, flag: str) -> Lost:
         """Take back an answer that its stage counted as kept, for what only all answers to a prompt together show."""
         funnel = self.funnels[answer.stage]
-        funnel.kept -= 1
-        funnel.dropped[flag] += 1
-        own = funnel.teachers[answer.teacher]
-        own["kept"] -= 1
-        own[f"dropped:{flag}"] += 1
+        funnel.count(answer.teacher, "kept", by=-1)
+        funnel.count(answer.teacher, f"dropped:{flag}")
         self.rows.gave(f"{answer.stage} kept", -1)
         self.rows.drop(answer.stage, flag)
         return Lost(answer.item, answer.stage, flag, answer.reply.text, answer.teacher)
@@ -286,19 +283,7 @@ class Asker:
         answers in the ledger, whichever run asked for them."""
         values: dict[str, float | int] = {}
         for stage, funnel in self.funnels.items():
-            values |= {
-                f"{stage}/asked": funnel.asked,
-                f"{stage}/answered": funnel.answered,
-                f"{stage}/parsed": funnel.parsed,
-                f"{stage}/kept": funnel.kept,
-                f"{stage}/repairs": funnel.repairs,
-            }
-            values |= {f"{stage}/flags/{flag}": count for flag, count in sorted(funnel.flags.items())}
-            values |= {
-                f"funnel/{stage}/{teacher}/{what}": count
-                for teacher, counts in funnel.teachers.items()
-                for what, count in counts.items()
-            }
+            values |= funnel.measures(stage)
         used = self.ledger.used()
         for name, tally in self.tallies.items():
             all_runs = used.get(name, Used())
@@ -328,7 +313,7 @@ class _Stage:
     ) -> None:
         self._asker, self._name, self._file, self._samples, self._drop = asker, name, prompt_file, samples, drop_flags
         self._digest, self._marks = prompt_file.digest(), Marks(prompt_file)
-        self._funnel = asker.funnels.setdefault(name, Funnel())
+        self._funnel = asker.funnel(name)
         self._requests = {
             teacher: Requests(client, asker.seed, prompt_file.sent_schema, name, self._digest)
             for teacher, client in asker.clients.items()
@@ -396,7 +381,6 @@ class _Stage:
         if parsed.problem is None or reply.finish_reason == "length" or wanted.round >= self._file.repairs:
             return None
         wanted.round += 1
-        self._funnel.repairs += 1
         assert job.request is not None
         item, rendered = wanted.item, wanted.rendered
         assert rendered is not None
@@ -406,16 +390,15 @@ class _Stage:
     def _result(self, job: Job[_Wanted]) -> Answer | Lost:
         funnel, rows, wanted, name = self._funnel, self._asker.rows, job.payload, self._name
         item, reply, parsed = wanted.item, job.reply, wanted.parsed
-        own = funnel.teachers.setdefault(job.teacher, Counter())
         rows.took(name)
-        funnel.asked += 1
-        own["asked"] += 1
+        funnel.count(job.teacher, "asked")
+        if wanted.round:
+            funnel.count(job.teacher, "repairs", by=wanted.round)
         if wanted.lost or reply is None or parsed is None or wanted.rendered is None:
             code, _, detail = job.reason.partition(": ")
             lost = wanted.lost or Lost(item, name, code, detail, job.teacher)
             rows.drop(name, lost.reason)
-            funnel.failed[lost.teacher, lost.reason] += 1
-            own[f"failed:{lost.reason}"] += 1
+            funnel.count(job.teacher, f"failed:{lost.reason}")
             funnel.last = job.reason or funnel.last
             return lost
         flags = self._marks.of(
@@ -427,18 +410,14 @@ class _Stage:
             finish_reason=reply.finish_reason,
             material=item.seen.values(),
         )
-        read = not UNREAD.intersection(flags)
         bad = next((flag for flag in flags if flag in self._drop), None)
-        funnel.answered += 1
-        funnel.parsed += read
-        funnel.kept += bad is None
-        funnel.flags.update(flags)
-        own.update({"answered": 1, "parsed": int(read), "kept": int(bad is None)})
+        parsed_too = () if UNREAD.intersection(flags) else ("parsed",)
+        funnel.count(job.teacher, "answered", *parsed_too, *(f"flag:{flag}" for flag in flags))
         if bad:
             rows.drop(name, bad)
-            funnel.dropped[bad] += 1
-            own[f"dropped:{bad}"] += 1
+            funnel.count(job.teacher, f"dropped:{bad}")
             return Lost(item, name, bad, reply.text, job.teacher)
+        funnel.count(job.teacher, "kept")
         rows.gave(f"{name} kept")
         assert job.request is not None
         return Answer(item, parsed, reply, job.teacher, job.request.key, name, self._digest, wanted.rendered, flags)

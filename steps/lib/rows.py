@@ -146,7 +146,8 @@ ROW_GROUP = 2000
 
 
 class ParquetRows(Generic[R]):
-    """Writes rows as they come, in row groups of ``ROW_GROUP``; holds no more than one. The bytes depend on the rows only.
+    """Writes rows as they come, in row groups of ``ROW_GROUP``; holds no more than one, and the table that came last. The bytes
+    depend on the rows only.
 
     Args:
         path: the file; an older one is written over. It is whole when the block ends without an error.
@@ -157,6 +158,8 @@ class ParquetRows(Generic[R]):
         import pyarrow.parquet as pq
 
         self._schema, self._held = _schema(kind), list[R]()
+        self._tables: list[Any] = []
+        """Rows before those of ``_held``, less than a group."""
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
         self.count = 0
         """Rows so far."""
@@ -168,7 +171,7 @@ class ParquetRows(Generic[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None and (self._held or not self.count):
+            if error is None and (self._pending or not self.count):
                 self._flush()
         finally:
             self._file.close()
@@ -177,12 +180,40 @@ class ParquetRows(Generic[R]):
         """Take one row."""
         self._held.append(row)
         self.count += 1
-        if len(self._held) == ROW_GROUP:
+        if self._pending >= ROW_GROUP:
             self._flush()
 
+    def extend(self, rows: Any) -> None:
+        """Take a table (``to_table``) of rows."""
+        self._settle()
+        self._tables.append(rows)
+        self.count += rows.num_rows
+        while self._pending >= ROW_GROUP:
+            self._flush()
+
+    @property
+    def _pending(self) -> int:
+        return len(self._held) + sum(int(table.num_rows) for table in self._tables)
+
+    def _settle(self) -> None:
+        """Rows into a table."""
+        if self._held:
+            self._tables.append(_table(self._held, self._schema))
+            self._held.clear()
+
     def _flush(self) -> None:
-        self._file.write_table(_table(self._held, self._schema))
-        self._held.clear()
+        """Write one group; what is more waits."""
+        import pyarrow as pa
+
+        self._settle()
+        whole = pa.concat_tables([self._schema.empty_table(), *self._tables]).combine_chunks()
+        self._file.write_table(whole.slice(0, ROW_GROUP))
+        self._tables = [whole.slice(ROW_GROUP)] if whole.num_rows > ROW_GROUP else []
+
+
+def to_table(rows: Sequence[R], kind: type[R]) -> Any:
+    """Rows as an Arrow table."""
+    return _table(rows, _schema(kind))
 
 
 def write_parquet(path: Path, rows: Sequence[R], kind: type[R]) -> None:

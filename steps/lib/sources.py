@@ -6,8 +6,10 @@ the step before it starts, and all bad files are named at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,34 +112,22 @@ class Opened(Generic[R]):
         taken = "detected" if self.source.layout == "auto" else "as configured"
         return f"{self.source.name}: {self.source.where} as {self.kind.__name__}, layout {self.layout} ({taken})"
 
-    def __iter__(self) -> Iterator[R | Rejected]:
+    def __iter__(self) -> Cursor[R]:
         """Rows in the order of the file. Ids are unique inside the source."""
-        return self.behind(0, ())
+        return Cursor(self)
 
     def behind(self, skip: int, ids: Iterable[str]) -> Iterator[R | Rejected]:
-        """What comes behind the first ``skip`` rows, which had these ids; those are parsed, but not made again."""
-        source, seen, taken, rest = self.source, set(ids), 0, 0
-        for line, record in _records(source):
-            if source.limit is not None and taken == source.limit:
-                rest += 1
-                continue
-            taken += 1
-            if taken <= skip:
-                continue
-            try:
-                row = self._row(line, record)
-                if row.id in seen:
-                    raise Bad("duplicate_id", "id", f"id {row.id!r} stands twice in this source")
-                seen.add(row.id)
-                yield row
-            except Bad as bad:
-                raw = record.raw if isinstance(record, formats.Unreadable) else record
-                yield Rejected(source.name, source.where, line, bad.field, bad.reason, bad.detail, _json(raw))
-        if rest and skip <= taken:
-            detail = f"{rest} rows after the first {source.limit} were not taken"
-            yield Rejected(source.name, source.where, taken + 1, "", "limit", detail, "{}", rest)
+        """What comes behind the first ``skip`` rows, which had these ids."""
+        cursor = iter(self)
+        cursor.skip(skip, ids)
+        return cursor
 
-    def _row(self, line: int, record: Any) -> R:
+    def row(self, line: int, record: Any) -> R:
+        """The row of a record.
+
+        Raises:
+            Bad: it gives none.
+        """
         if isinstance(record, formats.Unreadable):
             raise Bad(record.reason, "", record.detail)
         if not isinstance(record, dict):
@@ -156,6 +146,57 @@ class Opened(Generic[R]):
         except ValidationError as error:
             first = error.errors()[0]
             raise Bad("wrong_type", ".".join(map(str, first["loc"])), first["msg"]) from None
+
+
+class Cursor(Generic[R]):
+    """A walk over the rows of a source. Ids are remembered in a temporary file: memory does not grow with the rows."""
+
+    def __init__(self, opened: Opened[R]) -> None:
+        self._opened, self._limit = opened, opened.source.limit
+        self._records = _records(opened.source)
+        self._taken = self._rest = 0
+        self._ids = sqlite3.connect("", check_same_thread=False)
+        self._ids.execute("PRAGMA journal_mode=OFF")
+        self._ids.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> R | Rejected:
+        source = self._opened.source
+        line, record = self._next()
+        if record is _REST:
+            detail = f"{self._rest} rows after the first {self._limit} were not taken"
+            return Rejected(source.name, source.where, line, "", "limit", detail, "{}", self._rest)
+        try:
+            row = self._opened.row(line, record)
+            if not self._ids.execute("INSERT OR IGNORE INTO ids VALUES (?)", (row.id,)).rowcount:
+                raise Bad("duplicate_id", "id", f"id {row.id!r} stands twice in this source")
+            return row
+        except Bad as bad:
+            raw = record.raw if isinstance(record, formats.Unreadable) else record
+            return Rejected(source.name, source.where, line, bad.field, bad.reason, bad.detail, _json(raw))
+
+    def skip(self, count: int, ids: Iterable[str]) -> None:
+        """Go behind the next ``count`` rows, which had these ids: they are parsed, but not made again."""
+        self._ids.executemany("INSERT OR IGNORE INTO ids VALUES (?)", ((one,) for one in ids))
+        with contextlib.suppress(StopIteration):
+            for _ in range(count):
+                self._next()
+
+    def _next(self) -> formats.Record:
+        """The next record, or once ``_REST`` for all behind the limit."""
+        if self._limit is None or self._taken < self._limit:
+            record = next(self._records)
+            self._taken += 1
+            return record
+        self._rest = sum(1 for _ in self._records)
+        if not self._rest:
+            raise StopIteration
+        return self._taken + 1, _REST
+
+
+_REST = object()
 
 
 def open_source(source: Source, kind: type[R]) -> Opened[R]:

@@ -59,6 +59,8 @@ class Context:
     """Folder for checkpoints and request ledgers; it survives a crash and is deleted at publishing."""
     progress: Progress
     track: Track
+    key: str = ""
+    """Key of what is built. A folder that was named by hand may hold, in ``resume``, the work of another one."""
 
 
 @dataclass
@@ -171,7 +173,9 @@ def build(
     runtime.prepare(spec.seed)
     started = time.time()
     with tracking.run(spec.name, key_of(parts), key_view(spec.config), info.get("tracking"), work) as track:
-        context = Context(log=log, seed=spec.seed, resume=resume, progress=runtime.progress, track=track)
+        context = Context(
+            log=log, seed=spec.seed, resume=resume, progress=runtime.progress, track=track, key=key_of(parts)
+        )
         folders = {name: artifact.path for name, artifact in spec.inputs.items()}
         metrics: Metrics = spec.module.run(
             spec.config,
