@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 
 from cyclopts import App
@@ -44,15 +47,36 @@ app.command("flows.commands.registry:registry", name="registry", help="Versions 
 
 
 def main() -> None:
-    """Run the command; an error of ours is a message and an exit code, not a traceback."""
-    try:
-        app()
-    except PreflineError as error:
-        from rich.console import Console
+    """Run the command; an error of ours is a message and an exit code, not a traceback.
 
-        Console(stderr=True, highlight=False).print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
+    Where nobody reads on (``| head``), it ends quietly, with the exit code of the signal SIGPIPE.
+    """
+    try:
+        try:
+            app()
+        except PreflineError as error:
+            from rich.console import Console
+
+            Console(stderr=True, highlight=False).print(f"[bold red]{type(error).__name__}[/]: ", end="")
+            sys.stderr.write(f"{error}\n")
+            sys.exit(error.exit_code)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # what it raises at the end of the interpreter, nobody can catch
+    except (BrokenPipeError, SystemExit) as error:
+        if not _nobody_reads(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Whether a command ended because its output is a pipe without a reader; a socket breaks with the same error."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, BrokenPipeError)  # as rich ends a program
+    out = select.poll()
+    out.register(1, 0)
+    return any(event & select.POLLERR for _, event in out.poll(0))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,62 +15,30 @@ from steps.lib.figures import Comparison, Figure, Item, Measure
 from steps.lib.report import Funnel, ModelCard, Node, Report, Sample, StepRows, nodes
 
 CHAIN = ("base", "pretrained", "sft", "dpo")
+
+
+def measure(name: str, zh: str, en: str, suite: str, score: str, **more: Any) -> Measure:
+    return Measure(name=name, label_en=en, label_zh=zh, suite=suite, score=score, **{"unit": "share", **more})
+
+
+TEXT = {"unit": "bits/byte", "better": "lower", "weight": "bytes"}
 MEASURES = [
-    Measure(
-        name="domain_bits_per_byte",
-        label_en="Domain text",
-        label_zh="领域文本",
-        unit="bits/byte",
-        better="lower",
-        suite="heldout_domain",
-        score="bits",
-        weight="bytes",
-    ),
-    Measure(
-        name="general_bits_per_byte",
-        label_en="General text (forgetting)",
-        label_zh="通用文本（遗忘）",
-        unit="bits/byte",
-        better="lower",
-        suite="heldout_general",
-        score="bits",
-        weight="bytes",
-    ),
-    Measure(
-        name="format_rate",
-        label_en="Strict-format rate",
-        label_zh="严格格式率",
-        unit="share",
-        suite="heldout_prompts",
-        score="json_strict",
+    measure("domain_bits_per_byte", "领域文本", "Domain text", "heldout_domain", "bits", **TEXT),
+    measure("general_bits_per_byte", "通用文本（遗忘）", "General text (forgetting)", "heldout_general", "bits", **TEXT),
+    measure(
+        "format_rate", "严格格式率", "Strict-format rate", "heldout_prompts", "json_strict",
         method="greedy, whole output parses",
     ),
-    Measure(
-        name="rule_score",
-        label_en="Rule score",
-        label_zh="规则得分",
-        unit="share",
-        suite="heldout_prompts",
-        score="rules",
-        method="greedy, share of rules kept",
+    measure("rule_score", "规则得分", "Rule score", "heldout_prompts", "rules", method="greedy, share of rules kept"),
+    measure(
+        "raw_logprob_accuracy", "偏好准确率（对数概率）", "Preference accuracy (log-probability)", "heldout_pairs",
+        "raw_logprob_accuracy",
     ),
-    Measure(
-        name="raw_logprob_accuracy",
-        label_en="Preference accuracy (log-probability)",
-        label_zh="偏好准确率（对数概率）",
-        unit="share",
-        suite="heldout_pairs",
-        score="raw_logprob_accuracy",
-    ),
-]
-IMPLICIT = Measure(
-    name="implicit_reward_accuracy",
-    label_en="Preference accuracy (implicit reward)",
-    label_zh="偏好准确率（隐式奖励）",
-    unit="share",
-    suite="heldout_pairs",
-    score="implicit_reward_accuracy",
-)
+]  # fmt: skip
+IMPLICIT = measure(
+    "implicit_reward_accuracy", "偏好准确率（隐式奖励）", "Preference accuracy (implicit reward)", "heldout_pairs",
+    "implicit_reward_accuracy",
+)  # fmt: skip
 BITS = {"heldout_domain": (3.9, 2.4, 2.45, 2.47), "heldout_general": (2.9, 2.95, 2.97, 2.98)}
 FORMAT, RULES, PREFER = (0.0, 0.01, 0.95, 0.98), (0.05, 0.06, 0.62, 0.81), (0.5, 0.5, 0.6, 0.92)
 
@@ -146,6 +115,21 @@ def lineage() -> list[Node]:
     return nodes(manifests)
 
 
+def funnel(stage: str, teacher: str, asked: int, failed: dict[str, int], **dropped: int) -> Funnel:
+    """A line of the funnel; what failed and what was dropped is not kept."""
+    answered = asked - sum(failed.values())
+    return Funnel(
+        stage=stage,
+        teacher=teacher,
+        asked=asked,
+        answered=answered,
+        parsed=answered - sum(dropped.get(reason, 0) for reason in ("unparsed", "schema")),
+        kept=answered - sum(dropped.values()),
+        failed=failed,
+        dropped=dropped,
+    )
+
+
 def report(rows: list[Item]) -> Report:
     """The report over ``rows``, with every part filled."""
     shown: list[Figure] = [figures.measure(rows, what, model) for what in MEASURES for model in CHAIN]
@@ -192,8 +176,7 @@ def report(rows: list[Item]) -> Report:
                     "dpo": '{"intent": "exchange", "order_number": "A20394817", "reply": "订单已收到，保修期内漏水可以换新，请把照片发给我们。"}',
                 },
                 rules={
-                    "base": {"json": False, "no_preamble": None, "no_refund_promise": None},
-                    "pretrained": {"json": False, "no_preamble": None, "no_refund_promise": None},
+                    **dict.fromkeys(CHAIN[:2], {"json": False, "no_preamble": None, "no_refund_promise": None}),
                     "sft": {"json": True, "no_preamble": False, "no_refund_promise": False},
                     "dpo": {"json": True, "no_preamble": True, "no_refund_promise": True},
                 },
@@ -241,36 +224,10 @@ def report(rows: list[Item]) -> Report:
         histories={"pretrain": line, "sft": short, "dpo": reward},
         teachers=["scripted desk"],
         funnel=[
-            Funnel(
-                stage="questions",
-                teacher="big 教师",
-                asked=600,
-                answered=590,
-                parsed=571,
-                kept=560,
-                failed={"timeout": 10},
-                dropped={"unparsed": 19, "truncated": 11},
-            ),
-            Funnel(
-                stage="answer",
-                teacher="big 教师",
-                asked=900,
-                answered=893,
-                parsed=893,
-                kept=870,
-                failed={"http_500": 7},
-                dropped={"truncated": 23},
-            ),
-            Funnel(
-                stage="answer",
-                teacher="scripted desk",
-                asked=300,
-                answered=300,
-                parsed=281,
-                kept=281,
-                dropped={"unparsed": 14, "schema": 5},
-            ),
-            Funnel(stage="answer", teacher="", asked=12, failed={"over_budget": 12}),
+            funnel("questions", "big 教师", 600, {"timeout": 10}, unparsed=19, truncated=11),
+            funnel("answer", "big 教师", 900, {"http_500": 7}, truncated=23),
+            funnel("answer", "scripted desk", 300, {}, unparsed=14, schema=5),
+            funnel("answer", "", 12, {"over_budget": 12}),
         ],
         fingerprint={
             "suite heldout_prompts": "51c0aa" * 8,

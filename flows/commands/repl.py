@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +35,59 @@ COMMANDS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\
 
 
 class Stopped(Exception):
-    """Ctrl-C while an answer was coming."""
+    """Ctrl-C, while an answer was coming or a line was typed."""
+
+
+class Signals(Stop):
+    """Ctrl-C and SIGTERM of a conversation: a flag while something is done, and an exception out of the line that is typed.
+
+    They are listened to in one way from the first prompt to the end. Where listeners took turns, a Ctrl-C between the last word of
+    an answer and the prompt was lost, or ended everything.
+    """
+
+    typing = False
+
+    def came(self, name: str) -> None:
+        super().came(name)
+        if self.typing:
+            self.typing = False  # a second one would hit those who deal with the first
+            self.check()
+
+    def check(self) -> None:
+        """Raise when a signal came, which is dealt with then.
+
+        Raises:
+            Stopped: Ctrl-C.
+            SystemExit: SIGTERM.
+        """
+        if self.signal == "SIGTERM":
+            raise SystemExit(143)
+        if self:
+            self.signal = None
+            raise Stopped
+
+    def line(self, prompt: str) -> str:
+        """A line that is typed.
+
+        A timer is a signal five times a second: CPython shows the prompt, then waits for a key or a signal, and one that comes
+        in between is not seen before the next of either.
+
+        Raises:
+            Stopped: Ctrl-C, now or before.
+            SystemExit: SIGTERM.
+            EOFError: Ctrl-D.
+            UnicodeDecodeError: it is not UTF-8.
+        """
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        self.typing = True
+        try:
+            self.check()
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+            return input(prompt)
+        finally:
+            self.typing = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 class Repl:
@@ -51,6 +104,7 @@ class Repl:
         self._now = speakers[0]
         self._talk, self._bad_cases = talk, bad_cases
         self._console = Console(highlight=False, soft_wrap=True)
+        self._signals = Signals()
         self._commands: dict[str, Callable[[str], None]] = {
             "/model": self._model,
             "/all": self._all,
@@ -68,38 +122,45 @@ class Repl:
         self._say(f"{self._models()}\nloading {self._now.name} ...")
         self._talk.stages(self._now.artifact)
         self._say(f"{self._now.name} answers. /help lists what else can be said.")
-        while True:
-            try:
-                line = input(f"{self._now.name}> ").strip()
-            except EOFError:
-                self._say("")
-                return
-            except KeyboardInterrupt:
-                self._say("\n/quit or Ctrl-D leaves")
-                continue
-            except UnicodeDecodeError:
-                self._say(
-                    "the line is not UTF-8: got other bytes, because the terminal has another encoding; set it to UTF-8"
-                )
-                continue
-            if line == "/quit":
-                return
-            try:
-                self._take(line)
-            except Stopped:
-                self._say("\nstopped; the turn is not kept")
-            except PreflineError as error:
-                self._console.print(Text(str(error), style="red"))
+        with stop_signals(self._signals):
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """Read a line and do what it says; False at the end."""
+        try:
+            line = self._signals.line(f"{self._now.name}> ").strip()
+        except EOFError:
+            self._say("")
+            return False
+        except Stopped:
+            self._say("\n/quit or Ctrl-D leaves")
+            return True
+        except UnicodeDecodeError:
+            self._say(
+                "the line is not UTF-8: got other bytes, because the terminal has another encoding; set it to UTF-8"
+            )
+            return True
+        if line == "/quit":
+            return False
+        try:
+            self._take(line)
+        except Stopped:
+            self._say("\nstopped; the turn is not kept")
+        except PreflineError as error:
+            self._console.print(Text(str(error), style="red"))
+        return True
 
     def ask(self, prompts: Sequence[str]) -> None:
         """Let every model answer each prompt, each in a conversation of its own."""
-        for prompt in prompts:
-            asked = [Message(role="user", content=prompt)]
+        with stop_signals(self._signals):
             try:
-                if len(self._speakers) == 1:
-                    self._answer(self._now, asked)
-                else:
-                    self._compare(asked)
+                for prompt in prompts:
+                    asked = [Message(role="user", content=prompt)]
+                    if len(self._speakers) == 1:
+                        self._answer(self._now, asked)
+                    else:
+                        self._compare(asked)
             except Stopped:
                 raise SystemExit(130) from None
 
@@ -154,8 +215,7 @@ class Repl:
 
     def _answer(self, speaker: Speaker, asked: Sequence[Message]) -> Answer:
         """An answer, shown while it comes."""
-        with stop_signals() as stop:
-            found = self._talk.answer(speaker, asked, _until(stop, self._piece))
+        found = self._until_stopped(speaker, asked, self._piece)
         self._say("" if found.finished else f" [cut at {found.tokens} tokens]")
         return found
 
@@ -186,11 +246,22 @@ class Repl:
             texts[speaker.name] += piece
             live.update(_columns(texts), refresh=bool(piece))
 
-        with stop_signals() as stop, live:
-            found = self._talk.answer(speaker, asked, _until(stop, show))
+        with live:
+            found = self._until_stopped(speaker, asked, show)
         texts[speaker.name] = found.text.translate(COMMANDS) + (
             "" if found.finished else f" [cut at {found.tokens} tokens]"
         )
+        return found
+
+    def _until_stopped(self, speaker: Speaker, asked: Sequence[Message], show: Callable[[str], None]) -> Answer:
+        """Ctrl-C breaks an answer off between two tokens, not in the middle of a library's line."""
+
+        def piece(text: str) -> None:
+            self._signals.check()
+            show(text.translate(COMMANDS))
+
+        found = self._talk.answer(speaker, asked, piece)
+        self._signals.check()
         return found
 
     def _models(self) -> str:
@@ -203,19 +274,6 @@ class Repl:
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text))
-
-
-def _until(stop: Stop, show: Callable[[str], None]) -> Callable[[str], None]:
-    """Show pieces until a signal came. Ctrl-C breaks an answer off between two tokens, not in the middle of a library's line."""
-
-    def piece(text: str) -> None:
-        if stop.signal == "SIGTERM":
-            raise SystemExit(143)
-        if stop:
-            raise Stopped
-        show(text.translate(COMMANDS))
-
-    return piece
 
 
 def _columns(texts: dict[str, str]) -> Table:

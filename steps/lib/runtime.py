@@ -160,6 +160,10 @@ class Stop:
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    def came(self, name: str) -> None:
+        """A signal came; called in its handler."""
+        self.signal = name
+
     def check(self) -> None:
         """Raise when a signal came.
 
@@ -171,18 +175,21 @@ class Stop:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals(stop: Stop | None = None) -> Iterator[Stop]:
     """Turn SIGTERM and SIGINT into a flag for the length of the block. A signal that comes twice is one stop.
 
     ``stop.check()`` belongs behind the block: one that comes while the block closes its files would be lost before.
+
+    Args:
+        stop: gets the signals; a new one without it.
     """
-    stop = Stop()
+    stop = Stop() if stop is None else stop  # one without a signal is false
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.signal = signal.Signals(number).name
+        stop.came(signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -13,12 +13,12 @@ from minimal import line_steps
 
 from flows.line import steps_of
 
-KILLS = int(os.environ.get("PREFLINE_KILLS", "20"))
+KILLS = int(os.environ.get("PREFLINE_KILLS", "11"))
 """All 200 are run by benchmarks/faults.py."""
 SEED = int(os.environ.get("PREFLINE_KILLS_SEED", "9"))
 
-EACH = (2,) * 10
-"""Kills of a trial, in turn: 20 for ten steps. Most of the time is for starting processes and for going on."""
+EACH = (*(1,) * 9, 2)
+"""Kills of a trial, in turn: 11 for ten steps, with each signal, target and trigger. Most of the time is for starting processes."""
 
 
 def test_kills_are_spread_evenly_and_drawn_again_from_their_seed() -> None:

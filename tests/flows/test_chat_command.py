@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from minimal import ROOT, Line, line_recipe
 from rich.cells import cell_len
 
 from flows.commands import chat
-from flows.commands.repl import COMMANDS, Repl
+from flows.commands.repl import COMMANDS, Repl, Stopped
 from flows.plan import walk
 from steps.lib import chat as chats
 from steps.lib import inference, models
@@ -30,6 +31,7 @@ from steps.lib.conversation import Conversation, Speaker
 from steps.lib.errors import ArtifactError, ConfigError, DataError, ModelError
 from steps.lib.registry import Registry
 from steps.lib.rows import Chat, Message
+from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, read_chats
 from steps.lib.stages import Stages
 from steps.lib.store import Store
@@ -51,12 +53,15 @@ def folders(line: Line) -> dict[str, Path]:
     return {look.step: look.artifact.path for look in walk(line.config(), store) if look.artifact}
 
 
+policy_of = functools.cache(models.load_policy)
+
+
 def alone(folder: Path, turns: list[dict[str, str]], tokens: int = TOKENS) -> str:
     """What a model answers that nothing was switched on."""
     tokenizer = models.load_tokenizer(models.model_folder(folder))
     ids = chats.encode_prompt(tokenizer, turns)
     greedy = inference.Sampling(0.0, 1.0, tokens)
-    [found] = inference.generate(models.load_policy(folder), tokenizer, [ids], greedy, seed=0, batch_size=1)
+    [found] = inference.generate(policy_of(folder), tokenizer, [ids], greedy, seed=0, batch_size=1)
     return found.text
 
 
@@ -415,14 +420,14 @@ def test_a_file_that_cannot_be_written_is_named(line: Line, tmp_path: Path) -> N
 
 
 class Terminal:
-    """A real terminal with ``prefline chat`` in it."""
+    """A real terminal with Python in it."""
 
-    def __init__(self, *more: str) -> None:
+    def __init__(self, *argv: str) -> None:
         self.pid, self.end = pty.fork()
         if not self.pid:
             os.environ |= {"TERM": "xterm", "COLUMNS": "100", "LINES": "40", "LC_ALL": "C.UTF-8"}
             os.chdir(ROOT)
-            os.execv(sys.executable, [sys.executable, "-m", "flows.cli", "chat", *more])
+            os.execv(sys.executable, [sys.executable, *argv])
         self.seen = ""
         self.place = 0
         self._left = b""
@@ -454,9 +459,12 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
+CHAT = ("-m", "flows.cli", "chat")
+
+
 @contextmanager
-def terminal(*more: str) -> Iterator[Terminal]:
-    shown = Terminal(*more)
+def terminal(*argv: str) -> Iterator[Terminal]:
+    shown = Terminal(*argv)
     try:
         yield shown
     except BaseException:
@@ -467,7 +475,7 @@ def terminal(*more: str) -> Iterator[Terminal]:
 
 def test_the_terminal(line: Line, folders: dict[str, Path], tmp_path: Path) -> None:
     files = ["--bad-cases", str(tmp_path / "bad.jsonl")]
-    with terminal(*words(line, "sft", "dpo"), *files) as shown:
+    with terminal(*CHAT, *words(line, "sft", "dpo"), *files) as shown:
         head = shown.until("sft> ")
         assert all(inference.identity(folders[name])[:12] in head for name in ("sft", "dpo"))
         answers = {name: alone(folders[name], user(QUESTIONS[1])) for name in ("sft", "dpo")}
@@ -498,13 +506,8 @@ def test_the_terminal(line: Line, folders: dict[str, Path], tmp_path: Path) -> N
         shown.until("the last answer of sft added to.*sft> ")
         shown.type("/oops\n")
         shown.until("command /oops is wrong.*sft> ")
-        for _ in range(5):  # CPython does not see a signal that comes between its last look and its wait for a key
-            shown.type("\x03")
-            with suppress(AssertionError):
-                shown.until("/quit or Ctrl-D leaves.*sft> ", seconds=10)
-                break
-        else:
-            pytest.fail(f"Ctrl-C at the prompt says nothing: {shown.seen[shown.place :]!r}")
+        shown.type("\x03")
+        shown.until("/quit or Ctrl-D leaves.*sft> ")
         shown.type("/help\n")
         assert "/save FILE" in shown.until("Ctrl-C stops.*sft> ")
         shown.type("\x04")
@@ -517,7 +520,7 @@ def test_the_terminal(line: Line, folders: dict[str, Path], tmp_path: Path) -> N
 def test_ctrl_c_stops_an_answer_and_the_turn_is_not_kept(line: Line) -> None:
     """Of the base, which never ends: it is stopped among its first tokens, and answers again as if nothing had been."""
     more = ["base", "--recipe", str(line.recipe), "--max-tokens", "400"]
-    with terminal(*more) as shown:
+    with terminal(*CHAT, *more) as shown:
         shown.until("base> ")
         shown.type("Hello\n")
         shown.until("Hello\n.")
@@ -527,6 +530,54 @@ def test_ctrl_c_stops_an_answer_and_the_turn_is_not_kept(line: Line) -> None:
         shown.type("/save /dev/null\n")
         shown.until("conversation is empty.*base> ")
         shown.type("/quit\n")
+        assert shown.close() == 0
+
+
+def test_ctrl_c_behind_the_last_word_is_heard(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chatter, talk = repl(line, tmp_path, "sft")
+    real = talk.answer
+
+    def answer(*arguments: Any) -> inference.Answer:
+        found = real(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+    with stop_signals(chatter._signals):
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(talk, "answer", answer)
+            chatter._take(QUESTIONS[0])
+        assert not talk.turns
+        chatter._take(QUESTIONS[0])
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Stopped):  # says so where the next line would be typed
+            chatter._signals.line("> ")
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            chatter._signals.line("> ")
+    assert len(talk.turns) == 2 and ended.value.code == 143
+
+
+TYPING = """
+import ctypes, functools, readline, signal
+from flows.commands.repl import Signals, Stopped
+from steps.lib.runtime import stop_signals
+readline.set_pre_input_hook(functools.partial(ctypes.CDLL(None)["raise"], signal.SIGINT))
+with stop_signals(signals := Signals()):
+    try:
+        signals.line("first> ")
+    except Stopped:
+        readline.set_pre_input_hook()
+        print("typed", signals.line("second> "))
+"""
+"""The hook is called behind the prompt and before the wait for a key; no line of Python comes after it, which would see the signal."""
+
+
+def test_ctrl_c_between_the_prompt_and_the_wait_for_a_key_is_heard() -> None:
+    with terminal("-c", TYPING) as shown:
+        shown.until("first> ")
+        shown.until("second> ", seconds=20)
+        shown.type("你好\n")
+        shown.until("typed 你好")
         assert shown.close() == 0
 
 
