@@ -5,6 +5,7 @@ The environment is set here at import, before any test module can import prefect
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -129,13 +130,20 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def minimal_line(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The whole minimal line, built once in this process in some seconds. Work on a ``copy`` of it."""
+    """The whole minimal line, built once for all processes of the tests, in one of them. Work on a ``copy`` of it."""
     from fault.micro import in_this_process, micro_line, walk
+    from minimal import Line
 
-    line = micro_line(tmp_path_factory.mktemp("minimal"))
-    with in_this_process():
-        walk(line)
-    return line
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "minimal"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.with_suffix(".built").exists():
+            folder.mkdir()
+            with in_this_process():
+                walk(micro_line(folder))
+            folder.with_suffix(".built").touch()
+    return Line(folder)
 
 
 @pytest.fixture(scope="session")

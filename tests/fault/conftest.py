@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 
 import pytest
 from fault.kills import PATIENCE, Trial, command
-from fault.micro import forget, in_this_process, micro_line, teacher_answers, walk, with_http_teacher
+from fault.micro import forget, in_this_process, teacher_answers, walk, with_http_teacher
 from fault.oracle import Micro
-from minimal import ROOT
+from minimal import ROOT, Line
 from openai_server import serve
 
 from flows.engine import Plan
@@ -24,9 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Micro:
-    """The micro line with a teacher over HTTP, built in this process, and what an undisturbed build is like."""
-    line = micro_line(tmp_path_factory.mktemp("micro"))
+def micro(minimal_line: Line, tmp_path_factory: pytest.TempPathFactory) -> Micro:
+    """The minimal line with a teacher over HTTP, built in this process, and what an undisturbed build is like."""
+    line = minimal_line.copy(tmp_path_factory.mktemp("micro"))
+    for step in ("generate", "clean", "evaluate", "promote"):  # all that another teacher makes another
+        shutil.rmtree(line.folder / "store" / step)
+    shutil.rmtree(line.folder / "registry")
     with serve(teacher_answers(line.folder)) as server, in_this_process():
         with_http_teacher(line, server.url)
         outcomes = walk(line)

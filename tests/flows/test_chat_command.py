@@ -261,6 +261,19 @@ def test_ask_answers_in_text_and_in_rows_and_loads_a_base_once(
     assert re.fullmatch(r"sft:\n(.*)\ndpo:\n(.*)\n", said, re.S) and all(text in said for text in texts.values())
 
 
+@pytest.mark.parametrize("json", [True, False])
+def test_where_nobody_reads_it_ends_at_the_first_word(line: Line, monkeypatch: pytest.MonkeyPatch, json: bool) -> None:
+    """What becomes of the error is the command's (test_cli)."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as out:
+        with monkeypatch.context() as patch, pytest.raises(BrokenPipeError):
+            patch.setattr(sys, "stdout", out)
+            chat.chat("sft", recipe=[line.recipe], ask=QUESTIONS[:1], max_tokens=2, json=json)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), writer)  # for what is left in it
+
+
 def test_the_seed_decides_what_is_drawn(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
     def drawn(seed: int) -> list[str]:
         hot = {"temperature": 1.5, "max_tokens": 12, "json": True}

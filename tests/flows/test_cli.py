@@ -123,6 +123,17 @@ def test_help_is_quick_and_loads_neither_torch_nor_prefect() -> None:
     assert min(seconds() for _ in range(3)) < 1.4, "0.7 s on a quiet machine; twice that here"
 
 
+@pytest.mark.tiny
+@pytest.mark.parametrize("words", [["show", "sft"], ["report"]], ids=["rich", "print"])
+def test_where_nobody_reads_a_command_ends_quietly(minimal_line: Line, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "flows.cli", *words, "--recipe", str(minimal_line.recipe)]
+    done = subprocess.run(argv, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141 and "Traceback" not in done.stderr and "Pipe" not in done.stderr, done.stderr
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
