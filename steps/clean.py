@@ -43,7 +43,7 @@ from steps.lib.sieve import Sieve, contradictions, copies, distinct, surplus, wh
 from steps.lib.sources import Opened, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
 
-VERSION = "2"
+VERSION = "3"
 RECORDS = ("dropped.parquet",)
 
 
@@ -76,7 +76,7 @@ class CleanConfig(Section):
     """How few rows are too few, for each kind."""
     check_rules: list[str] = ["json_schema"]
     """Rules of the task that a candidate must keep to become a chat; a rule that does not apply is kept."""
-    allowed_flags: list[str] = ["repaired", "same_answer", "cost_estimated"]
+    allowed_flags: list[str] = ["repaired", "same_answer"]
     """Flags of ``generate`` with which a candidate may still become a chat; any other drops it."""
     shard_rows: Annotated[int, Neutral] = Field(default=20_000, ge=1)
     """Rows that are read, repaired and judged at a time; a killed run repeats at most one such shard."""

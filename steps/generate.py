@@ -52,7 +52,7 @@ from steps.lib.step import Context, Metrics
 from steps.lib.teacher import identities
 from steps.lib.teacher_config import ScriptedTeacherConfig, Teacher
 
-VERSION = "2"
+VERSION = "3"
 RECORDS = ("dropped.parquet",)
 
 
@@ -186,8 +186,7 @@ def _finished(
     config: GenerateConfig, prompt_file: PromptFile, asker: Asker, context: Context
 ) -> Iterator[FinishedParts | None]:
     """Parts that an earlier run finished; None where rows are not worked on one by one, so that no part can be finished alone."""
-    shortened = prompt_file.over_budget == "summarise" and prompt_file.max_context_tokens is not None
-    if config.recipe.kind != "answer" or shortened or not asker.apart:
+    if config.recipe.kind != "answer" or prompt_file.summarises or not asker.apart:
         yield None
         return
     work = content_key({"key": context.key, "code": closure("steps.generate")["digest"]})

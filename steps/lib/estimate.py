@@ -58,7 +58,7 @@ def estimate(
         if is_known(plan, file, first=not said):
             demands, unfit = known_demand(plan, file, teachers, counters, read, record)
             if unfit:
-                what = "summarised first, which is not counted here" if file.over_budget == "summarise" else "dropped"
+                what = "summarised first, which is not counted here" if file.summarises else "dropped"
                 notes.append(
                     f"{unfit:,} answers of {plan.name} are not counted: prompts over max_context_tokens are {what}"
                 )

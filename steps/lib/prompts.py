@@ -218,6 +218,11 @@ class PromptFile(Section):
         return self._schema if self.chain_of_thought.mode == "none" else None
 
     @property
+    def summarises(self) -> bool:
+        """Whether texts that do not fit are shortened by a teacher first."""
+        return self.over_budget == "summarise" and self.max_context_tokens is not None
+
+    @property
     def pool(self) -> Sequence[Example]:
         """All examples of the file."""
         return self._pool

@@ -98,7 +98,7 @@ class RecipeBase(Section):
         raise NotImplementedError
 
     def read(self, answering: Path) -> dict[str, PromptFile]:
-        """The prompt files by field, with the one that answers under "".
+        """The prompt files by field, with the one that answers under ""; without `summarise` where nothing is to be shortened.
 
         Raises:
             ConfigError: every problem of every file: it cannot be read, or does not go with what its stage gives.
@@ -106,6 +106,8 @@ class RecipeBase(Section):
         found: dict[str, PromptFile] = {}
         problems: list[str] = []
         for name, path in {"": answering, **self.files()}.items():
+            if name == "summarise" and "" in found and not found[""].summarises:
+                continue  # nothing would read it
             try:
                 found[name] = PromptFile.read(path)
             except ConfigError as error:

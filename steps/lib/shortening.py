@@ -29,7 +29,7 @@ def answered(
         drop_flags: flags that keep an answer back.
     """
     answering = files[""]
-    if answering.over_budget == "summarise" and answering.max_context_tokens is not None:
+    if answering.summarises:
         fitting = Passed(asker, "fitting", _fitting(asker, answering, files["summarise"], items))
         yield from fitting.lost()
         items = fitting.items()

@@ -39,7 +39,7 @@ def test_prompt_files_that_do_not_fit_are_named_together_before_anything_is_aske
     assert "recipe.questions" in text and "blind.yaml) does not use document, fence" in text
 
 
-def test_shapes_of_the_configuration() -> None:
+def test_shapes_of_the_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="overlap_tokens is 9 and chunk_tokens 9"):
         recipe("documents", chunk_tokens=9, overlap_tokens=9)
     with pytest.raises(ValueError, match="bogus"):
@@ -49,10 +49,11 @@ def test_shapes_of_the_configuration() -> None:
     assert len(views) == len(CASES)
     for kind in CASES:
         answering = ROOT / f"configs/prompts/{CASES[kind][2]}.yaml"
-        assert set(digests(recipe(kind), answering)) == {
-            "prompt file",
-            *(f"recipe {name}" for name in recipe(kind).files()),
-        }
+        every = {"prompt file", *(f"recipe {name}" for name in recipe(kind).files())}
+        assert set(digests(recipe(kind), answering)) == every - {"recipe summarise"}  # which nothing asks
+        shortening = tmp_path / f"{kind}.yaml"
+        shortening.write_text(answering.read_text() + "max_context_tokens: 900\nover_budget: summarise\n")
+        assert set(digests(recipe(kind), shortening)) == every
 
 
 def test_only_what_answers_may_ask_for_summaries(tmp_path: Path) -> None:
