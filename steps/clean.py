@@ -31,7 +31,6 @@ from steps.lib.config import Added, Neutral, Section, key_view
 from steps.lib.digests import digest_file
 from steps.lib.door import main
 from steps.lib.errors import ConfigError, DataError
-from steps.lib.ledger import Recall, WorkLedger
 from steps.lib.quality import Filters, Finding, normalise
 from steps.lib.rows import (
     Candidate,
@@ -52,6 +51,7 @@ from steps.lib.shards import Shard, judge, set_aside, shards, taken
 from steps.lib.sieve import Sieve, contradictions, copies, distinct, surplus, whole
 from steps.lib.sources import Opened, Source, digest, open_sources
 from steps.lib.step import Context, Metrics
+from steps.lib.work_ledger import Recall, WorkLedger
 
 VERSION = "2"
 RECORDS = ("dropped.parquet",)

@@ -20,6 +20,7 @@ Run:  python -m steps.generate --config generate.yaml --out DIR
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ from steps.lib.teacher import ScriptedTeacherConfig, Teacher, identities
 
 VERSION = "2"
 RECORDS = ("dropped.parquet",)
+NOT_TEACHERS = re.compile(
+    r"answer|shorten|questions|support|persona|ask|(new|critique|revise)\d+|evolve\d+-.*|flags|agreement|funnel"
+)
+"""Stages of the recipes, and what else has figures under its name: metrics are called NAME/WHAT."""
 
 
 class GenerateConfig(Section):
@@ -91,6 +96,10 @@ class GenerateConfig(Section):
         for what, names in (("prompts", [s.name for s in self.prompts]), ("teachers", [t.name for t in self.teachers])):
             if twice := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise ValueError(f"{what} has the name {twice[0]!r} twice; give each its own name")
+        if taken := [teacher.name for teacher in self.teachers if NOT_TEACHERS.fullmatch(teacher.name)]:
+            raise ValueError(
+                f"teachers has the name {taken[0]!r}, under which a stage or a figure stands in the metrics; choose another one"
+            )
         return self
 
 

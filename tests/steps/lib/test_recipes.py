@@ -21,7 +21,7 @@ import pytest
 from openai_server import Act, Server, serve
 from pydantic import TypeAdapter
 
-from steps.generate import GenerateConfig
+from steps.generate import NOT_TEACHERS, GenerateConfig
 from steps.lib.chunks import chunks
 from steps.lib.config import key_view
 from steps.lib.errors import ConfigError, Resumable
@@ -216,6 +216,7 @@ def test_every_stage_balances_keeps_to_its_plan_and_a_second_run_asks_nothing(ki
     )
     plans = recipe(kind).stages(config(kind, 2, tmp_path))
     assert {plan.name for plan in plans} == set(done.funnels)
+    assert all(NOT_TEACHERS.fullmatch(name) for name in done.funnels), "no teacher may be called so"
     for plan in plans:
         slack = len(CASES[kind][1]) if "evolve" in plan.name else 0.001  # drawn operations: on average
         assert done.funnels[plan.name].asked <= plan.per_row * len(CASES[kind][1]) + slack, plan
