@@ -3,7 +3,7 @@
 A server in a process of its own answers every request after 50 ms. Turn by turn the client library alone (openai over aiohttp,
 prompts rendered beforehand, answers thrown away) and the whole step (reading, rendering, ledger, parsing, schema check, Parquet)
 ask it the same questions, 64 at a time; the ratio of each turn is taken. The library alone is measured twice: by its
-``chat.completions.create``, and by its plain ``post``, which the step uses. Memory and going on are measured in fresh
+``chat.completions.create``, and by its plain ``post``; the step uses its transport. Memory and going on are measured in fresh
 processes, with a scripted teacher's answers. CPU time tells more than the clock where others use the machine, too.
 
 Run:  python benchmarks/generate.py [--requests 3000] [--rounds 5] [--rows 1000,20000,200000]
@@ -183,27 +183,40 @@ def whole(url: str, prompts: Path, prompt_file: str, folder: Path) -> Speed:
     return speed
 
 
-def built(prompts: Path, prompt_file: str, target: Path) -> None:
-    """Build the step in this process; print seconds without imports, peak memory in MB, and what was asked."""
+def built(prompts: Path, prompt_file: str, target: Path, *, cut: bool) -> None:
+    """Build the step in this process; print seconds without imports, peak memory in MB, and what was asked.
+
+    Args:
+        prompts, prompt_file: of the step.
+        target: folder of the artifact.
+        cut: end right before publishing, as a kill does.
+    """
     import openai  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
-    from steps import generate
+    from steps import generate, lib
     from steps.lib.step import Spec, build
 
     cpu, started = time.process_time(), time.perf_counter()
-    spec = Spec(generate, generate.GenerateConfig.model_validate(settings(prompts, prompt_file)), {}, 0)
-    artifact = build(spec, target)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    asked = artifact.manifest["metrics"]["scripted-aftersales/answered"]
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "asked": asked}))
+    publish = lib.step.publish
+
+    def measured(work: Path, target: Path, facts: Any, **more: Any) -> Any:
+        seconds, used = time.perf_counter() - started, time.process_time() - cpu
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        asked = facts["metrics"]["scripted-aftersales/answered"]
+        print(json.dumps({"seconds": seconds, "cpu": used, "peak": peak, "asked": asked}), flush=True)
+        if cut:
+            os._exit(0)
+        return publish(work, target, facts, **more)
+
+    lib.step.publish = measured
+    build(Spec(generate, generate.GenerateConfig.model_validate(settings(prompts, prompt_file)), {}, 0), target)
 
 
-def in_a_process(prompts: Path, prompt_file: str, target: Path) -> dict[str, float]:
-    """``built`` in a fresh process, with the wall time of all of it."""
+def in_a_process(prompts: Path, prompt_file: str, target: Path, how: str) -> dict[str, float]:
+    """``built`` (or ``cut``) in a fresh process, with the wall time of all of it."""
     started = time.perf_counter()
-    argv = [sys.executable, __file__, "built", str(prompts), prompt_file, str(target)]
+    argv = [sys.executable, __file__, how, str(prompts), prompt_file, str(target)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     done = subprocess.run(
         argv, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -256,21 +269,25 @@ def speed(folder: Path, requests: int, rounds: int) -> None:
 
 
 def memory(folder: Path, counts: list[int]) -> None:
-    """Print peak memory by rows, and the time to go on with a finished ledger."""
+    """Print peak memory by rows, and the time to go on with a finished ledger: with the finished parts beside it, and without."""
     print("| prompt file | rows | what | seconds | of CPU | with the start of Python | peak memory, MB |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for prompt_file in PROMPT_FILES:
         for count in counts:
             prompts = folder / f"prompts-{count}.jsonl"
             write_prompts(prompts, count)
-            first, again = folder / f"first-{prompt_file}-{count}" / "a", folder / f"again-{prompt_file}-{count}" / "a"
-            asked = in_a_process(prompts, prompt_file, first)
-            resume = again.parent / ".a.partial" / ".resume"
-            resume.mkdir(parents=True)
-            shutil.copyfile(first / "record" / "requests.sqlite", resume / "requests.sqlite")
-            resumed = in_a_process(prompts, prompt_file, again)
-            assert asked["asked"] == count and resumed["asked"] == 0
-            for what, one in (("asked, scripted teacher", asked), ("all in the ledger", resumed)):
+            target = folder / f"{prompt_file}-{count}" / "a"
+            parts = target.parent / ".a.partial" / ".resume" / "finished.sqlite"
+            asked = in_a_process(prompts, prompt_file, target, "cut")
+            behind = in_a_process(prompts, prompt_file, target, "cut")
+            parts.unlink()
+            again = in_a_process(prompts, prompt_file, target, "built")
+            assert asked["asked"] == count and behind["asked"] == again["asked"] == 0
+            for what, one in (
+                ("asked, scripted teacher", asked),
+                ("going on", behind),
+                ("from the ledger alone", again),
+            ):
                 cells = (
                     prompt_file,
                     f"{count:,}",
@@ -281,8 +298,7 @@ def memory(folder: Path, counts: list[int]) -> None:
                     f"{one['peak']:.0f}",
                 )
                 print(f"| {' | '.join(cells)} |", flush=True)
-            shutil.rmtree(first.parent)
-            shutil.rmtree(again.parent)
+            shutil.rmtree(target.parent)
 
 
 def main() -> None:
@@ -290,8 +306,8 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         serve()
         return
-    if sys.argv[1:2] == ["built"]:
-        built(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    if sys.argv[1:2] in (["built"], ["cut"]):
+        built(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), cut=sys.argv[1] == "cut")
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=3000, help="of a turn")

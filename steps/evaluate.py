@@ -25,11 +25,11 @@ from steps.lib.digests import digest_text
 from steps.lib.door import main
 from steps.lib.evals import Heldout, Limits
 from steps.lib.figures import Comparison, Figure, Item
-from steps.lib.ledger import WorkLedger
 from steps.lib.measures import MEASURES
 from steps.lib.models import Precision
 from steps.lib.stages import Stages
 from steps.lib.step import Context, Metrics
+from steps.lib.work_ledger import WorkLedger
 
 VERSION = "3"
 RECORDS = ("report.md", "report.html")

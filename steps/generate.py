@@ -20,6 +20,7 @@ Run:  python -m steps.generate --config generate.yaml --out DIR
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,10 +38,11 @@ from steps.lib.estimate import Estimate, OnRecord
 from steps.lib.estimate import estimate as estimated
 from steps.lib.finished import FinishedParts
 from steps.lib.gauge import Gauge
+from steps.lib.items import Answer, Lost
 from steps.lib.ledger import content_key
 from steps.lib.making import Making
 from steps.lib.marks import DROPPED, Flag
-from steps.lib.programs import Answer, Asker, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.provenance import unlicensed
 from steps.lib.reading import Reading
@@ -54,6 +56,10 @@ from steps.lib.teacher_config import ScriptedTeacherConfig, Teacher
 
 VERSION = "3"
 RECORDS = ("dropped.parquet",)
+NOT_TEACHERS = re.compile(
+    r"answer|shorten|questions|support|persona|ask|(new|critique|revise)\d+|evolve\d+-.*|flags|agreement|funnel"
+)
+"""Stages of the recipes, and what else has figures under its name: metrics are called NAME/WHAT."""
 
 
 class GenerateConfig(Section):
@@ -92,6 +98,10 @@ class GenerateConfig(Section):
         for what, names in (("prompts", [s.name for s in self.prompts]), ("teachers", [t.name for t in self.teachers])):
             if twice := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise ValueError(f"{what} has the name {twice[0]!r} twice; give each its own name")
+        if taken := [teacher.name for teacher in self.teachers if NOT_TEACHERS.fullmatch(teacher.name)]:
+            raise ValueError(
+                f"teachers has the name {taken[0]!r}, under which a stage or a figure stands in the metrics; choose another one"
+            )
         return self
 
 

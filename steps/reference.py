@@ -21,11 +21,11 @@ from pydantic import Field
 from steps.lib import inference, logps, methods, models, packed, pair_rows, runtime, starts
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
-from steps.lib.ledger import WorkLedger
 from steps.lib.preflight import Findings
 from steps.lib.rows import Pair, PairLogps, read_parquet, write_parquet
 from steps.lib.step import Context, Metrics
 from steps.lib.training import TooLong, TrainSettings
+from steps.lib.work_ledger import WorkLedger
 
 VERSION = "1"
 

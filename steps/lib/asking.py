@@ -232,7 +232,8 @@ def ask(
         TeacherError: a teacher could not go on; the others finished first.
         Resumable: ``stop`` was set.
     """
-    from steps.lib.exchange import Exchange, Job
+    from steps.lib.desk import Job
+    from steps.lib.exchange import Exchange
 
     def jobs() -> Iterator[Job[None]]:
         taken = [zip(itertools.repeat(name), requests, strict=False) for name, (_, requests) in work.items()]

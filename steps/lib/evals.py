@@ -21,9 +21,9 @@ from steps.lib import chat, inference
 from steps.lib.errors import DataError
 from steps.lib.figures import Item
 from steps.lib.language import detect
-from steps.lib.ledger import Recall
 from steps.lib.rows import Message, Pair, Prompt, Text, read_parquet
 from steps.lib.rules import Task
+from steps.lib.work_ledger import Recall
 
 SCORER_VERSION = "1"
 

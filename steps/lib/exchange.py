@@ -16,11 +16,11 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
-from steps.lib.asking import Batching, Client, Outcome, Request, Single, Tally
+from steps.lib.asking import Client, Outcome, Request, Single, Tally
+from steps.lib.desk import Desk, Job, P, Recorder, Settle, Window
 from steps.lib.errors import PreflineError, Resumable, TeacherError
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.runtime import Stop
@@ -31,58 +31,6 @@ CHUNK = 250
 ROOM = 1000
 """Jobs between source and reader, at least."""
 NOT_ASKED = "not_asked"
-
-P = TypeVar("P")
-
-
-@dataclass(eq=False, slots=True)
-class Job(Generic[P]):
-    """One answer that is wanted, and what became of it."""
-
-    payload: P
-    teacher: str
-    request: Request | None
-    """The request that is open, or was last; None: nothing is to be asked, the job is done."""
-    reply: Reply | None = None
-    reason: str = ""
-    """Why there is no reply."""
-    asked: bool = False
-    """Whether this run asked, in place of the ledger."""
-    done: bool = False
-    waiter: asyncio.Future[None] | None = None
-
-    def finish(self) -> None:
-        """Nothing is open any more."""
-        self.done = True
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-
-Settle = Callable[[Job[P]], Request | None]
-"""Reads a job's reply; gives the request to follow it up with (a repair), or None when the job is done."""
-
-
-@dataclass(slots=True)
-class _Window:
-    """Consecutive jobs of a batching client, with what the ledger held."""
-
-    jobs: list[Job[Any]]
-    settle: Settle[Any]
-
-
-class _Desk:
-    """One client at work, from its first missing request to the end."""
-
-    def __init__(self, name: str, client: Client, tally: Tally) -> None:
-        self.name, self.client, self.tally = name, client, tally
-        self.single = isinstance(client, Single)
-        self.window = client.window if isinstance(client, Batching) else ROOM
-        self.queue: asyncio.Queue[Any] = asyncio.Queue()
-        self.flying: dict[str, list[tuple[Job[Any], Settle[Any]]]] = {}
-        """Key -> jobs that wait for this request: it is sent once."""
-        self.error: PreflineError | None = None
-        """Why this client cannot go on."""
-        self.task: asyncio.Task[None] | None = None
 
 
 class Exchange:
@@ -107,15 +55,14 @@ class Exchange:
         tick: Callable[[], None] | None = None,
     ) -> None:
         self._ledger, self._stop, self._log, self._tick = ledger, stop, log, tick
-        self._desks = {name: _Desk(name, client, tallies.setdefault(name, Tally())) for name, client in clients.items()}
+        self._desks = {name: Desk(name, client, tallies.setdefault(name, Tally())) for name, client in clients.items()}
         self._room = ROOM + 4 * sum(client.concurrency for client in clients.values() if isinstance(client, Single))
         self._crash: BaseException | None = None
-        self._arrived: list[tuple[_Desk, Request, Outcome]] = []
-        self._committed: asyncio.Future[None] | None = None
         self._waiters: set[asyncio.Future[None]] = set()
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
+        self._recorder = Recorder(self._ledger, self._loop, self._broken)
         self._stopped = asyncio.Event()
         self._turn = asyncio.Lock()
         """Clients in this process compute one after the other."""
@@ -215,7 +162,7 @@ class Exchange:
                     again.append(job)
             single = again
 
-    def _send(self, desk: _Desk, job: Job[P], settle: Settle[P]) -> None:
+    def _send(self, desk: Desk, job: Job[P], settle: Settle[P]) -> None:
         assert job.request is not None
         if desk.error:
             self._leave(job)
@@ -229,15 +176,15 @@ class Exchange:
         self._open(desk)
         desk.queue.put_nowait(job.request)
 
-    def _hand_window(self, desk: _Desk, jobs: list[Job[P]], settle: Settle[P]) -> None:
+    def _hand_window(self, desk: Desk, jobs: list[Job[P]], settle: Settle[P]) -> None:
         if desk.error:
             for job in jobs:
                 self._leave(job)
             return
         self._open(desk)
-        desk.queue.put_nowait(_Window(jobs, settle))
+        desk.queue.put_nowait(Window(jobs, settle))
 
-    def _open(self, desk: _Desk) -> None:
+    def _open(self, desk: Desk) -> None:
         if desk.task is None:
             serve = self._serve_single if desk.single else self._serve_windows
             desk.task = self._loop.create_task(self._guard(desk, serve))
@@ -263,51 +210,9 @@ class Exchange:
         job.reply, job.reason = None, NOT_ASKED
         job.finish()
 
-    def _record(self, desk: _Desk, request: Request, outcome: Outcome) -> None:
-        if outcome.reply is None:
-            self._ledger.fail(
-                request.key,
-                outcome.reason,
-                attempts=outcome.attempts,
-                used=Reply("", tokens_in=outcome.tokens_in, tokens_out=outcome.tokens_out, cost=outcome.cost),
-                **_about(desk, request),
-            )
-        else:
-            self._ledger.put(request.key, outcome.reply, attempts=outcome.attempts, **_about(desk, request))
-
-    async def _recorded(self, desk: _Desk, request: Request, outcome: Outcome) -> None:
-        """Wait until an outcome is committed: together with those that arrived in the same turn of the loop, at its end."""
-        self._arrived.append((desk, request, outcome))
-        if self._committed is None:
-            self._committed = self._loop.create_future()
-            self._loop.call_soon(self._commit)
-        await asyncio.shield(self._committed)
-
-    def _commit(self) -> None:
-        arrived, committed = self._arrived, self._committed
-        self._arrived, self._committed = [], None
-        assert committed is not None
-        try:
-            try:
-                with self._ledger.together():
-                    for one in arrived:
-                        self._record(*one)
-            except OSError:  # a full disk may have room for some
-                for one in arrived:
-                    self._record(*one)
-        except Exception as error:
-            self._crash = self._crash or error
-            committed.set_exception(error)
-            committed.exception()  # seen: those who wait may be gone
-            self._wake()
-        else:
-            for desk, _, outcome in arrived:
-                desk.tally.count(outcome)
-            committed.set_result(None)
-
     # --- clients over a network ---------------------------------------------------------------------------------------
 
-    async def _serve_single(self, desk: _Desk) -> None:
+    async def _serve_single(self, desk: Desk) -> None:
         client = desk.client
         assert isinstance(client, Single)
         async with client:
@@ -332,7 +237,7 @@ class Exchange:
                     task.cancel()
                 await asyncio.gather(ends, *workers, return_exceptions=True)
 
-    async def _work(self, desk: _Desk, client: Single) -> None:
+    async def _work(self, desk: Desk, client: Single) -> None:
         """One worker: it takes requests until there are no more, and sees a request's repairs through."""
         while (request := await desk.queue.get()) is not None:
             todo = [request]
@@ -345,12 +250,12 @@ class Exchange:
                     return
                 if outcome is None:
                     return
-                await self._recorded(desk, request, outcome)
+                await self._recorder.written(desk, request, outcome)
                 todo += self._answered(desk, request, outcome)
             if self._stopped.is_set() or desk.error:
                 return
 
-    def _answered(self, desk: _Desk, request: Request, outcome: Outcome) -> list[Request]:
+    def _answered(self, desk: Desk, request: Request, outcome: Outcome) -> list[Request]:
         """Settle all jobs that waited for a request; gives the follow-ups that are to be sent."""
         todo: list[Request] = []
         for place, (job, settle) in enumerate(desk.flying.pop(request.key)):
@@ -374,7 +279,7 @@ class Exchange:
 
     # --- clients that are asked window by window ----------------------------------------------------------------------
 
-    async def _serve_windows(self, desk: _Desk) -> None:
+    async def _serve_windows(self, desk: Desk) -> None:
         while (window := await desk.queue.get()) is not None and not self._stopped.is_set():
             jobs = window.jobs
             while jobs and not self._stopped.is_set():
@@ -382,7 +287,7 @@ class Exchange:
             if desk.error:
                 return
 
-    async def _window(self, desk: _Desk, jobs: list[Job[Any]], settle: Settle[Any]) -> list[Job[Any]]:
+    async def _window(self, desk: Desk, jobs: list[Job[Any]], settle: Settle[Any]) -> list[Job[Any]]:
         """Ask for one window; gives the jobs that have a follow-up, which are a window of their own."""
         client: Any = desk.client  # a Batching
         unique = {job.request.key: job.request for job in jobs if job.request}
@@ -393,7 +298,7 @@ class Exchange:
         desk.tally.from_ledger += len(jobs) - len(missing)
 
         def report(request: Request, outcome: Outcome) -> None:
-            self._record(desk, request, outcome)
+            self._recorder.write(desk, request, outcome)
             desk.tally.count(outcome)
             outcomes[request.key] = outcome
 
@@ -418,19 +323,19 @@ class Exchange:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    async def _guard(self, desk: _Desk, serve: Callable[[_Desk], Any]) -> None:
+    async def _guard(self, desk: Desk, serve: Callable[[Desk], Any]) -> None:
         """Serve a desk to its end. What is left then was not asked; an error that is not the teacher's ends all."""
         try:
             await serve(desk)
         except (TeacherError, Resumable) as error:
             desk.error = desk.error or error
         except Exception as error:
-            self._crash = self._crash or error
+            self._broken(error)
         finally:
             self._drain(desk)
             self._wake()
 
-    def _drain(self, desk: _Desk) -> None:
+    def _drain(self, desk: Desk) -> None:
         """Give up what nobody will ask any more, so that the other teachers go on. (After a stop nobody reads on.)"""
         if not desk.error:
             return
@@ -440,7 +345,7 @@ class Exchange:
         desk.flying.clear()
         while not desk.queue.empty():
             held = desk.queue.get_nowait()
-            for job in held.jobs if isinstance(held, _Window) else ():
+            for job in held.jobs if isinstance(held, Window) else ():
                 self._leave(job)
 
     def _wait(self, job: Job[Any]) -> None:
@@ -455,6 +360,11 @@ class Exchange:
             job.waiter = None
         if not job.done:
             self._check()
+
+    def _broken(self, error: Exception) -> None:
+        """Something that is no teacher's fault: all ends."""
+        self._crash = self._crash or error
+        self._wake()
 
     def _wake(self) -> None:
         for waiter in self._waiters:
@@ -485,15 +395,6 @@ class Exchange:
         for desk in self._desks.values():
             desk.queue.put_nowait(None)
         await asyncio.gather(self._watcher, *tasks, return_exceptions=True)
-
-
-def _about(desk: _Desk, request: Request) -> dict[str, str]:
-    return {
-        "teacher": desk.name,
-        "stage": request.stage,
-        "prompt_file": request.prompt_file,
-        "source": request.source,
-    }
 
 
 def _joined(errors: Sequence[PreflineError]) -> PreflineError:

@@ -18,8 +18,8 @@ from typing import Any
 
 from steps.lib import models, runtime
 from steps.lib.digests import digest_folder, digest_text
-from steps.lib.ledger import Recall
 from steps.lib.streaming import Pieces
+from steps.lib.work_ledger import Recall
 
 
 @dataclass(frozen=True)

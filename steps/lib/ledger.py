@@ -1,8 +1,4 @@
-"""Ledgers: rows in and out of a step by reason; requests to models, and finished units of work, by content.
-
-A step that loses a row without a reason fails here. A killed step asks again only for what it had not received, and computes
-again only what it had not finished.
-"""
+"""The ledger of requests to models, by content: a killed step asks again only for what it had not received."""
 
 from __future__ import annotations
 
@@ -12,68 +8,14 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from steps.lib.database import Database, seal_of
 from steps.lib.earlier import opened
-from steps.lib.errors import DataError
-from steps.lib.runtime import Stop
-
-
-@dataclass
-class RowLedger:
-    """Rows in and out of a step. ``balance`` proves that nothing vanished.
-
-    Rows are counted a kind ("prompts", "chats", ...): ``took`` what came in, ``gave`` what went out under another or the same
-    name, ``dropped`` what stayed behind, by reason.
-    """
-
-    rows_in: Counter[str] = field(default_factory=Counter)
-    rows_out: Counter[str] = field(default_factory=Counter)
-    reasons: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def took(self, kind: str, count: int = 1) -> None:
-        """Count rows that came in."""
-        self.rows_in[kind] += count
-
-    def gave(self, kind: str, count: int = 1) -> None:
-        """Count rows that went out."""
-        self.rows_out[kind] += count
-
-    def drop(self, kind: str, reason: str, count: int = 1) -> None:
-        """Count rows that came in as ``kind`` and were not passed on."""
-        self.reasons.setdefault(kind, Counter())[reason] += count
-
-    def balance(self, flows: Mapping[str, Iterable[str]]) -> None:
-        """Check that for each kind in: in = out + dropped.
-
-        Args:
-            flows: kind in -> kinds out that its rows became (one row in is one row out, or one drop).
-
-        Raises:
-            DataError: the sums differ; the step has a defect and must not publish.
-        """
-        for kind, outs in flows.items():
-            out = sum(self.rows_out[name] for name in outs)
-            lost = sum(self.reasons.get(kind, Counter()).values())
-            if self.rows_in[kind] != out + lost:
-                raise DataError(
-                    f"row ledger of {kind} does not balance: got {self.rows_in[kind]} in, {out} out and {lost} dropped, "
-                    "because a row vanished without a reason; report this as a defect of prefline"
-                )
-
-    def dump(self) -> dict[str, Any]:
-        """The ledger as plain JSON."""
-        return {
-            "in": dict(sorted(self.rows_in.items())),
-            "out": dict(sorted(self.rows_out.items())),
-            "dropped": {kind: dict(sorted(reasons.items())) for kind, reasons in sorted(self.reasons.items())},
-        }
 
 
 @dataclass(frozen=True)
@@ -302,60 +244,6 @@ _REPLACE = _INSERT.replace("INSERT INTO", "REPLACE INTO").replace(" ON CONFLICT(
 
 def _whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-Recall = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
-"""``recall(content, compute)``: what ``compute`` gave for this content, now or in a run that was stopped; as JSON has it."""
-
-
-class WorkLedger(Database):
-    """Finished units of work (a batch of a model, a shard of rows, a pass over all) by the digest of what decides them.
-
-    Args:
-        path: the file.
-        stop: looked at before each unit that is not there yet.
-        log: for warnings.
-    """
-
-    def __init__(self, path: Path, stop: Stop, log: logging.Logger | None = None) -> None:
-        super().__init__(
-            path,
-            "CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal TEXT NOT NULL)",
-            log,
-        )
-        self._stop = stop
-        self.computed = 0
-        """Units that this run computed."""
-        self.kept = 0
-        """Units that an earlier run had finished."""
-
-    def recall(self, content: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """The unit of this content: from the ledger, or computed and written down at once.
-
-        Both ways it has been through JSON, so a continued run sees what an uninterrupted one does, bit by bit (a float's
-        repr gives the same float back).
-
-        Args:
-            content: everything that decides the unit, as JSON types.
-            compute: makes it, as JSON types.
-
-        Raises:
-            Resumable: a signal came, and the unit is still to be computed.
-        """
-        key = content_key(content)
-        for value, seal in self.execute("SELECT value, seal FROM units WHERE key=?", (key,)):
-            if self.sound(key, seal, [value]):
-                self.kept += 1
-                return json.loads(value)
-        self._stop.check()
-        value = json.dumps(compute(), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        self.execute("INSERT OR REPLACE INTO units VALUES (?,?,?)", (key, value, seal_of(key, [value])))
-        self.computed += 1
-        return json.loads(value)
-
-    def about(self, **facts: Any) -> Recall:
-        """``recall`` with facts that belong to the content of every unit."""
-        return lambda content, compute: self.recall({**facts, **content}, compute)
 
 
 def content_key(content: Mapping[str, Any]) -> str:

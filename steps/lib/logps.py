@@ -15,12 +15,12 @@ from typing import Any
 
 from steps.lib import inference, models, packed, packing, pair_rows, sharing, starts, training
 from steps.lib.errors import ArtifactError
-from steps.lib.ledger import Recall
 from steps.lib.methods import AnyMethod
 from steps.lib.pair_rows import Encoded, PairRow
 from steps.lib.preflight import Findings
 from steps.lib.rows import PairLogps, read_parquet
 from steps.lib.step import Progress
+from steps.lib.work_ledger import Recall
 
 FILE = "logps.parquet"
 POLICY = "policy.json"

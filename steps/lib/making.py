@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from steps.lib.agreement import Agreement, all_same, groups
 from steps.lib.finished import Finished
-from steps.lib.programs import Answer, Asker, Lost
+from steps.lib.items import Answer, Lost
+from steps.lib.programs import Asker
 from steps.lib.provenance import evidence, provenance
 from steps.lib.rows import Candidate, Dropped, ParquetRows, to_table
 from steps.lib.teacher_config import Teacher

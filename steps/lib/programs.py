@@ -10,119 +10,34 @@ import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from steps.lib.asking import Request, Requests, Single, Tally
+from steps.lib.desk import Job
 from steps.lib.errors import DataError, TeacherError
-from steps.lib.exchange import Exchange, Job
+from steps.lib.exchange import Exchange
 from steps.lib.funnel import Funnel
 from steps.lib.gauge import Gauge
-from steps.lib.ledger import Reply, RequestLedger, RowLedger, Used
+from steps.lib.items import Answer, Item, Lost, Spool
+from steps.lib.ledger import RequestLedger, Used
 from steps.lib.marks import Marks
 from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
-from steps.lib.rows import Prompt
+from steps.lib.row_ledger import RowLedger
 from steps.lib.runtime import Stop
 from steps.lib.teacher import ScriptedClient, assign, open_client
 from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import Counter as Counting
 from steps.lib.tokens import counter
 
+__all__ = ["Answer", "Asker", "Item", "Lost", "Spool"]
+
 EARLY = 500
 """Answers between two looks at the share that is kept."""
 UNREAD = frozenset({"empty", "unparsed", "schema", "truncated"})
 """Flags of answers that have not the asked form."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to ask about."""
-
-    id: str
-    """Unique in a stage."""
-    row: Prompt
-    """Its text is ``prompt`` in templates and decides all draws."""
-    sample: int = 0
-    seen: Mapping[str, Any] = field(default_factory=dict)
-    """More template variables, plain JSON: document, persona, answer, critique ..."""
-    trail: tuple[Mapping[str, Any], ...] = ()
-    """Evidence so far, plain JSON, one entry for each stage that was passed."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a teacher said about an item, read."""
-
-    item: Item
-    parsed: Parsed
-    reply: Reply
-    teacher: str
-    request: str
-    """Key in the request ledger."""
-    stage: str
-    prompt_file: str
-    """Digest."""
-    rendered: Rendered
-    flags: tuple[str, ...] = ()
-
-    def item_with(
-        self, *, id: str = "", row: Prompt | None = None, note: Mapping[str, Any] | None = None, **seen: Any
-    ) -> Item:
-        """The item of the next stage: this answer goes on its trail.
-
-        Args:
-            id: new id, where one answer becomes several items; "" keeps it.
-            row: new row, where the answer is a new prompt.
-            note: more for the trail's entry, plain JSON.
-            seen: more template variables.
-        """
-        entry: dict[str, Any] = {
-            "stage": self.stage,
-            "teacher": self.teacher,
-            "request": self.request,
-            "prompt_file": self.prompt_file,
-            "answer": self.parsed.answer,
-            **({"flags": list(self.flags)} if self.flags else {}),
-            **(note or {}),
-        }
-        item = self.item
-        return replace(
-            item, id=id or item.id, row=row or item.row, seen={**item.seen, **seen}, trail=(*item.trail, entry)
-        )
-
-
-@dataclass(frozen=True)
-class Lost:
-    """No answer came, or a flag keeps it back, or it did not fit."""
-
-    item: Item
-    stage: str
-    reason: str
-    """Reason code, the same that the row ledger counts."""
-    detail: str
-    teacher: str = ""
-
-
-class Spool:
-    """Items on disk, one JSON line each; can be gone through again and again."""
-
-    def __init__(self, path: Path, count: int) -> None:
-        self._path, self._count = path, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Item]:
-        with self._path.open(encoding="utf-8") as file:
-            for line in file:
-                row, *rest = json.loads(line)
-                item_id, sample, seen, trail = rest
-                yield Item(item_id, Prompt.model_construct(**row), sample, seen, tuple(trail))
-
-    def __contains__(self, item: object) -> bool:
-        return any(one == item for one in self)
 
 
 @dataclass(slots=True)
@@ -208,13 +123,12 @@ class Asker:
 
     def spool(self, name: str, items: Iterable[Item]) -> Spool:
         """The items on disk; can be gone through again and again. They are taken at once."""
-        path, count = self._folder / f"spool-{name}.jsonl", 0
+        path = self._folder / f"spool-{name}.jsonl"
         with path.open("w", encoding="utf-8") as file:
             for item in items:
                 line = [item.row.__dict__, item.id, item.sample, dict(item.seen), [dict(one) for one in item.trail]]
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                count += 1
-        return Spool(path, count)
+        return Spool(path)
 
     def ask(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steps.lib.finished import FinishedParts
-from steps.lib.ledger import RowLedger
+from steps.lib.row_ledger import RowLedger
 from steps.lib.rows import Dropped, Prompt, Row
 from steps.lib.sources import Opened, Rejected
 

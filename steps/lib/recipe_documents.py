@@ -21,8 +21,9 @@ from pydantic import Field, TypeAdapter, model_validator
 from steps.lib.chunks import Chunk, chunks
 from steps.lib.config import Neutral
 from steps.lib.fences import disarm
+from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import NearIndex
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
 from steps.lib.recipe_parts import (

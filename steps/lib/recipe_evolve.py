@@ -23,8 +23,9 @@ from pydantic import Field
 from steps.lib.asking import draw
 from steps.lib.config import Neutral
 from steps.lib.dedup import tokens
+from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import rouge_l
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
 from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, counted, fenced

@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 from steps.lib.config import Neutral, Section
 from steps.lib.errors import ConfigError
 from steps.lib.fences import fence_in, fence_of
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.items import Answer, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompt_parts import LANGUAGES, PROMPT_VARIABLES, used_variables
 from steps.lib.prompts import PromptFile
 from steps.lib.rows import Prompt, Row

@@ -18,8 +18,9 @@ from pydantic import Field
 
 from steps.lib.chunks import chunks
 from steps.lib.config import Neutral
+from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import NearIndex
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, counted, fenced
 from steps.lib.recipe_prompts import NewPrompts, child_of

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from steps.lib.dedup import tokens
 from steps.lib.fences import fence_in
+from steps.lib.items import Answer, Item, Lost
 from steps.lib.language import detect
 from steps.lib.near import NearIndex
 from steps.lib.phrases import special_token
-from steps.lib.programs import Answer, Item, Lost
 from steps.lib.quality import Finding
 from steps.lib.recipe_parts import RecipeBase
 from steps.lib.rendering import language_for

@@ -20,7 +20,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from steps.lib.config import Neutral
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.items import Answer, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompt_parts import ByLanguage
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, unfenced

@@ -20,8 +20,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from steps.lib.config import Neutral
+from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import NearIndex
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import (
     UNUSABLE,

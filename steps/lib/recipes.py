@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.items import Answer, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_documents import Documents
 from steps.lib.recipe_evolve import Evolve

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from steps.lib.ledger import Recall
 from steps.lib.quality import Filters, Finding, judge_chat, judge_text, normalise
 from steps.lib.rows import Chat, Dropped, Message, Pair, Prompt, Row, Text, Thumb
 from steps.lib.sources import Rejected
+from steps.lib.work_ledger import Recall
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.items import Answer, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import OverBudget, PromptFile
 from steps.lib.recipe_parts import UNUSABLE, Passed, counted, fenced
 

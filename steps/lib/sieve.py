@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 
 from steps.lib.dedup import clusters, near_pairs, near_to
 from steps.lib.digests import digest_text
-from steps.lib.ledger import Recall, RowLedger
 from steps.lib.quality import Finding
+from steps.lib.row_ledger import RowLedger
 from steps.lib.rows import Dropped, Prompt, Row, Text, Thumb
 from steps.lib.shards import Shard, set_aside, texts_of, turns_of
+from steps.lib.work_ledger import Recall
 
 R = TypeVar("R", bound=Row)
 Findings = Mapping[int, Finding]

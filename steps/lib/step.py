@@ -28,8 +28,8 @@ from steps.lib.artifact import Artifact, examine
 from steps.lib.code import closure
 from steps.lib.config import Section, key_view
 from steps.lib.digests import digest_text
-from steps.lib.ledger import RowLedger
 from steps.lib.publishing import clear, finish, publish
+from steps.lib.row_ledger import RowLedger
 from steps.lib.store import work_folder
 
 T = TypeVar("T")

@@ -22,11 +22,11 @@ from steps.lib.config import key_view
 from steps.lib.dedup import near_to
 from steps.lib.digests import digest_file
 from steps.lib.errors import ConfigError, DataError, Resumable
-from steps.lib.ledger import WorkLedger
 from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, Thumb, read_parquet, write_parquet
 from steps.lib.shards import Shard, shards
 from steps.lib.sieve import fold
 from steps.lib.step import Context, Metrics
+from steps.lib.work_ledger import WorkLedger
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

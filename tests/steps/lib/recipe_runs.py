@@ -15,7 +15,8 @@ from typing import Any
 from openai_server import Act
 from pydantic import TypeAdapter
 
-from steps.lib.programs import Answer, Asker, Lost
+from steps.lib.items import Answer, Lost
+from steps.lib.programs import Asker
 from steps.lib.recipe_parts import RecipeBase
 from steps.lib.recipes import Recipe
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb

@@ -12,8 +12,9 @@ from openai_server import Act, Server, serve
 
 from steps.lib import exchange as engine
 from steps.lib.asking import Client, OnOutcome, Request, Requests, Tally, make_request
+from steps.lib.desk import Job
 from steps.lib.errors import Resumable, TeacherError
-from steps.lib.exchange import NOT_ASKED, Exchange, Job
+from steps.lib.exchange import NOT_ASKED, Exchange
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.runtime import Stop
 from steps.lib.teacher import ScriptedClient, open_client

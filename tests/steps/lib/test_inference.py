@@ -11,8 +11,8 @@ import pytest
 from steps.lib import inference, tiny
 from steps.lib.errors import Resumable
 from steps.lib.inference import Later, Sampling, batches, generate, seed_of, sequence_logps, text_nats
-from steps.lib.ledger import WorkLedger
 from steps.lib.runtime import Stop
+from steps.lib.work_ledger import WorkLedger
 
 pytestmark = pytest.mark.tiny
 WORDS = "Is 12 fine? 订单A12345到了吗？ The birds sing in the garden all day, and nobody minds. 鸟儿歌唱。"

@@ -12,9 +12,10 @@ import pytest
 from openai_server import Act, Server, serve
 
 from steps.lib.errors import BudgetSpent, TeacherError
-from steps.lib.ledger import RowLedger
-from steps.lib.programs import Answer, Asker, Item, Lost
+from steps.lib.items import Answer, Item, Lost
+from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
+from steps.lib.row_ledger import RowLedger
 from steps.lib.rows import Prompt
 from steps.lib.teacher_config import HttpTeacher
 
@@ -53,7 +54,7 @@ def test_two_stages_and_the_trail_between_them(tmp_path: Path) -> None:
     with serve(echo) as server, asking(tmp_path, teacher(server), rows=rows) as asker:
         drafts = (one for one in asker.ask("draft", first, ITEMS) if isinstance(one, Answer))
         spool = asker.spool("drafts", (one.item_with(note={"why": "试"}, draft=one.parsed.answer) for one in drafts))
-        assert len(spool) == 12 and list(spool) == list(spool)
+        assert len(list(spool)) == 12 and list(spool) == list(spool)
         answers = list(asker.ask("better", second, spool))
         measures = asker.measures()
     for item, answer in zip(ITEMS, answers, strict=True):

@@ -26,6 +26,7 @@ from recipe_runs import (
     text_of,
 )
 
+from steps.generate import NOT_TEACHERS
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_prompts import copied_words, listed
 from steps.lib.replies import Parsed
@@ -65,6 +66,7 @@ def test_every_stage_balances_keeps_to_its_plan_and_a_second_run_asks_nothing(ki
     )
     plans = recipe(kind).stages(config(kind, 2, tmp_path))
     assert {plan.name for plan in plans} == set(done.funnels)
+    assert all(NOT_TEACHERS.fullmatch(name) for name in done.funnels), "no teacher may be called so"
     for plan in plans:
         slack = len(CASES[kind][1]) if "evolve" in plan.name else 0.001  # drawn operations: on average
         assert done.funnels[plan.name].asked <= plan.per_row * len(CASES[kind][1]) + slack, plan

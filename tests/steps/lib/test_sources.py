@@ -240,6 +240,26 @@ def test_csv_rows_with_the_wrong_number_of_cells(tmp_path: Path) -> None:
     assert rejected(tmp_path / "a.csv", Text) == [(2, "", "csv"), (3, "", "csv")]
 
 
+def test_what_comes_behind_any_row_is_what_came_behind_it_before(tmp_path: Path) -> None:
+    """Ids of rows that were skipped still count as taken, and so does the limit."""
+    path = tmp_path / "rows.jsonl"
+    texts = [
+        '{"id": "a", "prompt": "one"}',
+        "no JSON",
+        '{"id": "b", "prompt": "two"}',
+        '{"id": "a", "prompt": "again"}',
+    ]
+    path.write_text("\n".join([*texts, "", '{"prompt": "last"}', *texts]) + "\n", encoding="utf-8")
+    for limit in (None, 4, 6, 9, 20):
+        opened = open_source(Source(name="s", path=path, limit=limit), Prompt)
+        whole = list(opened)
+        ids = [row.id if isinstance(row, Prompt) else None for row in whole]
+        assert {one.reason for one in whole if isinstance(one, Rejected)} >= {"json", "duplicate_id"}
+        for skip in range(len(whole) + 2):
+            taken = [one for one in ids[:skip] if one is not None]
+            assert list(opened.behind(skip, taken)) == whole[skip:], (limit, skip)
+
+
 def test_the_limit_counts_what_it_leaves(tmp_path: Path) -> None:
     found = read(put(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(10)]), Text, limit=3)
     assert len(found) == 4
