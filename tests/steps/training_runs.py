@@ -9,7 +9,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def _found(path: str) -> Any:
         return getattr(importlib.import_module(place), name)
 
 
+def forked(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Start a function in a process of its own, in which ``LOADED`` is there already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    child = context.Process(target=target, args=arguments)
+    child.start()
+    return child
+
+
 def cut(
     root: Path, spec: Spec, out: Path, at: str, count: int = 1, by: signal.Signals = signal.SIGKILL
 ) -> tuple[int, list[int]]:
@@ -88,12 +98,9 @@ def cut(
     Returns:
         Its exit code, and the updates of the whole checkpoints it leaves, the newest first.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
     root.mkdir(parents=True, exist_ok=True)
     screen = root / "screen.txt"
-    child = context.Process(target=_step, args=(spec.name, argv(root, spec, out), at, count, int(by), str(screen)))
-    child.start()
+    child = forked(_step, spec.name, argv(root, spec, out), at, count, int(by), str(screen))
     child.join(300)
     assert child.exitcode in (-9, 75) and not out.exists(), f"exit code {child.exitcode}\n{screen.read_text()}"
     return child.exitcode, kept(out)
