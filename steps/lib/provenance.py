@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steps.lib.teacher_config import AnyTeacher
+
 OURS = ("kind", "endpoint", "model")
 """Fields of a client's identity that stand by themselves; the others are the settings of sampling."""
 
@@ -50,7 +52,7 @@ def evidence(*, source: str, row: str, facts: str, trail: Sequence[Mapping[str, 
     return dump(found)
 
 
-def unlicensed(teachers: Sequence[Any]) -> list[str]:
+def unlicensed(teachers: Sequence[AnyTeacher]) -> list[str]:
     """Names of the teachers without a licence note."""
     return [teacher.name for teacher in teachers if teacher.license is None]
 

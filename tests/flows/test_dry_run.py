@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flows.commands import dry, samples, show, step
 from flows.commands import run as run_command
-from steps.lib.errors import ConfigError
+from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.excerpts import Excerpt, Shown
 from steps.lib.store import Store
 
@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_a_stopped_run_left_and_what_is_there(
 
     with serve(decide) as server:
         given = words(tmp_path, server)
-        with pytest.raises(Exception, match="lacks 30 of 60"):
+        with pytest.raises(TeacherError, match="lacks 30 of 60"):
             step.step("generate", *given)
         capsys.readouterr()
         asked = len(server.bodies)

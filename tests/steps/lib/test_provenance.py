@@ -1,9 +1,10 @@
 """What travels with a row: who said it, how it was asked, and what it was made from."""
 
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 from steps.lib.provenance import evidence, provenance, unlicensed
+from steps.lib.teacher_config import ScriptedTeacherConfig
 
 IDENTITY = {
     "kind": "http",
@@ -56,8 +57,7 @@ def test_evidence_is_the_row_its_labels_and_the_stages_passed() -> None:
 
 def test_teachers_without_a_note_are_named() -> None:
     teachers = [
-        SimpleNamespace(name="a", license=None),
-        SimpleNamespace(name="b", license=""),
-        SimpleNamespace(name="c", license="MIT"),
+        ScriptedTeacherConfig(kind="scripted", name=name, path=Path("desk.yaml"), license=note)
+        for name, note in (("scripted-a", None), ("scripted-b", "MIT"))
     ]
-    assert unlicensed(teachers) == ["a"]
+    assert unlicensed(teachers) == ["scripted-a"]
