@@ -46,7 +46,7 @@ from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.provenance import unlicensed
 from steps.lib.reading import Reading
-from steps.lib.recipes import AnswerRecipe, Recipe, digests
+from steps.lib.recipes import AnswerRecipe, Recipe, Work, digests
 from steps.lib.rows import Prompt
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest, open_sources
@@ -153,7 +153,7 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             ", ".join(f"{teacher.name} ({teacher.kind})" for teacher in config.teachers),
         )
         results = context.progress(
-            config.recipe.run(asker, reading, files, config.samples, config.drop_flags),
+            config.recipe.run(Work(asker, reading, files, config.samples, config.drop_flags)),
             "answers",
             expected.requests if expected else None,
             lambda: asker.gauge.reading().brief(),

@@ -11,7 +11,7 @@ Deviations:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -31,6 +31,7 @@ from steps.lib.recipe_parts import (
     Asking,
     Passed,
     StagePlan,
+    Work,
     counted,
     fenced,
     most_tokens,
@@ -114,20 +115,14 @@ class Documents(NewPrompts):
         ]
         return [*plans, StagePlan("support", self.check, answers)] if self.check else plans
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        pieces = Passed(asker, "chunks", counted(asker, "chunks", self._pieces(asker, rows)))
+        asker, files = work.asker, work.files
+        pieces = Passed(asker, "chunks", counted(asker, "chunks", self._pieces(asker, work.rows)))
         yield from pieces.lost()
         asked = Passed(asker, "questions", counted(asker, "made questions", self._asked(asker, files, pieces)))
         yield from asked.lost()
-        said = answered(asker, files, asked.items(), samples=samples, drop_flags=drop_flags)
+        said = answered(work, asked.items())
         answers = counted(asker, "screened answers", map(_spoken, unfenced("screened answers", said)))
         if not self.check:
             yield from answers

@@ -12,7 +12,7 @@ Source: Xu et al., "WizardLM", arXiv 2304.12244, section 3 and appendix A: in-de
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -28,9 +28,9 @@ from steps.lib.near import rouge_l
 from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
-from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, counted, fenced
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, Work, counted, fenced
 from steps.lib.recipe_prompts import NewPrompts, child_of
-from steps.lib.rows import Prompt, Row
+from steps.lib.rows import Prompt
 from steps.lib.shortening import answered
 
 Method = Literal["constraints", "deepen", "concretise", "reasoning", "breadth"]
@@ -78,16 +78,10 @@ class Evolve(NewPrompts):
         ]
         return [*plans, StagePlan("answer", config.prompt_file, (self.rounds + self.answer_seeds) * config.samples)]
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        given = asker.spool("evolve0", (Item(row.id, row) for row in rows if isinstance(row, Prompt)))
+        asker, files = work.asker, work.files
+        given = asker.spool("evolve0", (Item(row.id, row) for row in work.rows if isinstance(row, Prompt)))
         current: Iterable[Item] = given
         children: list[Passed] = []
         for number in range(1, self.rounds + 1):
@@ -114,7 +108,7 @@ class Evolve(NewPrompts):
             )
         seeds: Iterable[Item] = given if self.answer_seeds else ()
         versions = chain(seeds, *(passed.items() for passed in children))
-        answers = answered(asker, files, versions, samples=samples, drop_flags={*drop_flags, "refusal"})
+        answers = answered(replace(work, drop_flags={*work.drop_flags, "refusal"}), versions)
         yield from counted(asker, "screened answers", map(_worded, answers))
 
     def _asked(self, item: Item, number: int, seed: int) -> Item:

@@ -53,6 +53,22 @@ class Asking(Protocol):
     def samples(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a recipe is given to go through its stages."""
+
+    asker: Asker
+    """Asks the teachers."""
+    rows: Iterable[Row]
+    """Of the kind that the recipe reads; read once."""
+    files: Mapping[str, PromptFile]
+    """What ``RecipeBase.read`` gives."""
+    samples: int
+    """Answers of the last stage to each item."""
+    drop_flags: Collection[str]
+    """Flags that keep an answer of the last stage back."""
+
+
 class RecipeBase(Section):
     """What every recipe has. Its fields that are paths of prompt files are read by ``read``."""
 
@@ -79,23 +95,8 @@ class RecipeBase(Section):
         """The stages, with the requests that each needs at most."""
         raise NotImplementedError
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
-        """Go through all stages.
-
-        Args:
-            asker: asks the teachers.
-            rows: of the kind ``rows``, read once.
-            files: what ``read`` gives.
-            samples: answers of the last stage to each item.
-            drop_flags: flags that keep an answer of the last stage back.
-        """
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
+        """Go through all stages."""
         raise NotImplementedError
 
     def read(self, answering: Path) -> dict[str, PromptFile]:

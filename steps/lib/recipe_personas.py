@@ -9,7 +9,7 @@ persona, zero-shot). Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,8 +21,7 @@ from steps.lib.config import Neutral
 from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import NearIndex
 from steps.lib.programs import Asker
-from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, counted, fenced
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, Work, counted, fenced
 from steps.lib.recipe_prompts import NewPrompts, child_of
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.shortening import answered
@@ -63,16 +62,10 @@ class Personas(NewPrompts):
             StagePlan("answer", config.prompt_file, self.per_persona * config.samples),
         ]
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        shown = self._shown(asker, rows)
+        asker, files = work.asker, work.files
+        shown = self._shown(asker, work.rows)
         found = self._made(
             asker.ask("persona", files["persona"], shown, drop_flags=UNUSABLE), "personas", self._persona
         )
@@ -81,7 +74,7 @@ class Personas(NewPrompts):
         asked = asker.ask("ask", files["asks"], personas.items(), samples=self.per_persona, drop_flags=UNUSABLE)
         requests = Passed(asker, "requests", counted(asker, "requests", self._made(asked, "requests", self._request)))
         yield from requests.lost()
-        yield from answered(asker, files, requests.items(), samples=samples, drop_flags=drop_flags)
+        yield from answered(work, requests.items())
 
     def _shown(self, asker: Asker, rows: Iterable[Row]) -> Iterator[Item]:
         for row in rows:

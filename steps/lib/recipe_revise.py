@@ -21,10 +21,9 @@ from pydantic import Field
 
 from steps.lib.config import Neutral
 from steps.lib.items import Answer, Item, Lost
-from steps.lib.programs import Asker
 from steps.lib.prompt_parts import ByLanguage
 from steps.lib.prompts import PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, counted, fenced, unfenced
+from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, RecipeBase, StagePlan, Work, counted, fenced, unfenced
 from steps.lib.rendering import language_for
 from steps.lib.rows import Prompt, Row, Thumb
 from steps.lib.shortening import answered
@@ -84,18 +83,12 @@ class Revise(RecipeBase):
             ]
         return plans
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        flags = {*drop_flags, *UNUSABLE}
-        first = (Item(row.id, row) for row in rows if isinstance(row, Prompt))
-        answers, answering = answered(asker, files, first, samples=1, drop_flags=flags), files[""]
+        asker, files = work.asker, work.files
+        flags = {*work.drop_flags, *UNUSABLE}
+        first = (Item(row.id, row) for row in work.rows if isinstance(row, Prompt))
+        answers, answering = answered(replace(work, samples=1, drop_flags=flags), first), files[""]
         for number in range(1, self.rounds + 1):
             drafts = self._drafts(answers, answering, number, asker.seed)
             given = Passed(asker, f"drafts{number}", drafts)
@@ -110,11 +103,11 @@ class Revise(RecipeBase):
                 f"revise{number}",
                 files["revise"],
                 reviewed.items(),
-                samples=samples if final else 1,
-                drop_flags=drop_flags if final else flags,
+                samples=work.samples if final else 1,
+                drop_flags=work.drop_flags if final else flags,
             )
         revised = unfenced("screened answers", answers)
-        yield from counted(asker, "screened answers", _formed(revised, answering, drop_flags))
+        yield from counted(asker, "screened answers", _formed(revised, answering, work.drop_flags))
 
     def _drafts(
         self, answers: Iterable[Answer | Lost], answering: PromptFile, number: int, seed: int
@@ -153,18 +146,12 @@ class Correct(RecipeBase):
         """One request a bad case."""
         return [StagePlan("answer", config.prompt_file, config.samples)]
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        cases = Passed(asker, "cases", counted(asker, "cases", self._cases(rows)))
+        asker = work.asker
+        cases = Passed(asker, "cases", counted(asker, "cases", self._cases(work.rows)))
         yield from cases.lost()
-        answers = answered(asker, files, cases.items(), samples=samples, drop_flags=drop_flags)
+        answers = answered(work, cases.items())
         yield from counted(asker, "screened answers", map(_changed, unfenced("screened answers", answers)))
 
     def _cases(self, rows: Iterable[Row]) -> Iterator[Item | Lost]:

@@ -29,6 +29,7 @@ from steps.lib.recipe_parts import (
     Asking,
     Passed,
     StagePlan,
+    Work,
     counted,
     fenced,
 )
@@ -68,16 +69,10 @@ class SelfInstruct(NewPrompts):
         rounds = [StagePlan(f"new{number}", self.new, 1) for number in range(1, self.rounds + 1)]
         return [*rounds, StagePlan("answer", config.prompt_file, answers * config.samples)]
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        seeds, twice = _distinct(rows)
+        asker, files = work.asker, work.files
+        seeds, twice = _distinct(work.rows)
         yield from twice
         index = NearIndex(self.near)
         pool: dict[Language, list[str]] = {"zh": [], "en": []}
@@ -101,7 +96,7 @@ class SelfInstruct(NewPrompts):
             rounds.append(passed)
         first = (Item(row.id, row) for row in seeds) if self.answer_seeds else iter(())
         items = chain(first, *(passed.items() for passed in rounds))
-        yield from answered(asker, files, items, samples=samples, drop_flags=drop_flags)
+        yield from answered(work, items)
 
     def _shown(
         self,

@@ -8,25 +8,23 @@ and pairs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from steps.lib.items import Answer, Item, Lost
-from steps.lib.programs import Asker
-from steps.lib.prompts import PromptFile
 from steps.lib.recipe_documents import Documents
 from steps.lib.recipe_evolve import Evolve
-from steps.lib.recipe_parts import Asking, RecipeBase, StagePlan
+from steps.lib.recipe_parts import Asking, RecipeBase, StagePlan, Work
 from steps.lib.recipe_personas import Personas
 from steps.lib.recipe_revise import Correct, Revise
 from steps.lib.recipe_self_instruct import SelfInstruct
-from steps.lib.rows import Prompt, Row
+from steps.lib.rows import Prompt
 from steps.lib.shortening import answered
 
-__all__ = ["AnswerRecipe", "Recipe", "StagePlan", "digests"]
+__all__ = ["AnswerRecipe", "Recipe", "StagePlan", "Work", "digests"]
 
 
 class AnswerRecipe(RecipeBase):
@@ -38,17 +36,10 @@ class AnswerRecipe(RecipeBase):
         """One stage."""
         return [StagePlan("answer", config.prompt_file, config.samples)]
 
-    def run(
-        self,
-        asker: Asker,
-        rows: Iterable[Row],
-        files: Mapping[str, PromptFile],
-        samples: int,
-        drop_flags: Collection[str],
-    ) -> Iterator[Answer | Lost]:
+    def run(self, work: Work) -> Iterator[Answer | Lost]:
         """See ``RecipeBase.run``."""
-        items = (Item(row.id, row) for row in rows if isinstance(row, Prompt))
-        return answered(asker, files, items, samples=samples, drop_flags=drop_flags)
+        items = (Item(row.id, row) for row in work.rows if isinstance(row, Prompt))
+        return answered(work, items)
 
 
 Recipe = Annotated[

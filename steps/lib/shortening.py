@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from steps.lib.items import Answer, Item, Lost
 from steps.lib.programs import Asker
 from steps.lib.prompts import OverBudget, PromptFile
-from steps.lib.recipe_parts import UNUSABLE, Passed, counted, fenced
+from steps.lib.recipe_parts import UNUSABLE, Passed, Work, counted, fenced
 
 
-def answered(
-    asker: Asker,
-    files: Mapping[str, PromptFile],
-    items: Iterable[Item],
-    *,
-    samples: int,
-    drop_flags: Collection[str],
-) -> Iterator[Answer | Lost]:
-    """The stage ``answer`` of a recipe, with a summary where a text is too long and the prompt file says so.
-
-    Args:
-        asker: asks the teachers.
-        files: prompt files of the recipe by field, the one that answers under "".
-        items: to answer.
-        samples: answers to each.
-        drop_flags: flags that keep an answer back.
-    """
-    answering = files[""]
+def answered(work: Work, items: Iterable[Item]) -> Iterator[Answer | Lost]:
+    """The stage ``answer`` of a recipe, with a summary where a text is too long and the prompt file says so."""
+    asker, answering = work.asker, work.files[""]
     if answering.summarises:
-        fitting = Passed(asker, "fitting", _fitting(asker, answering, files["summarise"], items))
+        fitting = Passed(asker, "fitting", _fitting(asker, answering, work.files["summarise"], items))
         yield from fitting.lost()
         items = fitting.items()
-    yield from asker.ask("answer", answering, items, samples=samples, drop_flags=drop_flags)
+    yield from asker.ask("answer", answering, items, samples=work.samples, drop_flags=work.drop_flags)
 
 
 def _fitting(

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from steps.lib.items import Answer, Lost
 from steps.lib.programs import Asker
-from steps.lib.recipe_parts import RecipeBase
+from steps.lib.recipe_parts import RecipeBase, Work
 from steps.lib.recipes import Recipe
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
 from steps.lib.runtime import Stop
@@ -188,5 +188,5 @@ def go(
     folder.mkdir(exist_ok=True, parents=True)
     with Asker([teacher(url)], seed=seed, folder=folder, log=LOG, stop=stop) as asker:
         one = recipe(kind, **more)
-        results = one.run(asker, given if rows is None else rows, one.read(file), samples, drop_flags)
+        results = one.run(Work(asker, given if rows is None else rows, one.read(file), samples, drop_flags))
         return Done(list(results), asker)
