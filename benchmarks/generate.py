@@ -3,7 +3,7 @@
 A server in a process of its own answers every request after 50 ms. Turn by turn the client library alone (openai over aiohttp,
 prompts rendered beforehand, answers thrown away) and the whole step (reading, rendering, ledger, parsing, schema check, Parquet)
 ask it the same questions, 64 at a time; the ratio of each turn is taken. The library alone is measured twice: by its
-``chat.completions.create``, and by its plain ``post``; the step uses its transport. Memory and going on are measured in fresh
+``chat.completions.create``, and by its plain ``post``; the step calls by aiohttp itself. Memory and going on are measured in fresh
 processes, with a scripted teacher's answers. CPU time tells more than the clock where others use the machine, too.
 
 Run:  python benchmarks/generate.py [--requests 3000] [--rounds 5] [--rows 1000,20000,200000]
@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 DELAY = 0.05
 CONCURRENCY = 64
 PROMPT_FILES = ("plain", "aftersales")
-"""Four examples and a JSON Schema; nothing but the prompt."""
+"""Nothing but the prompt; four examples and a JSON Schema."""
 REPLY = "Your order is on its way and should reach you within three working days; the number above follows it. " * 3
 
 
