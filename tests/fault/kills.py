@@ -202,11 +202,10 @@ def run(micro: Micro, trial: Trial, folder: Path) -> Result:
             if blow.kill.signal == "SIGKILL" and blow.target != "engine":
                 allowed = {"asked": allowed["asked"] + CONCURRENCY, "updated": allowed["updated"] + SAVE_EVERY}
         said = folder / "said-last.txt"
-        with said.open("wb") as file:
-            code = subprocess.run(
-                command(line, trial), cwd=ROOT, stdout=file, stderr=file, timeout=PATIENCE, check=False
-            ).returncode
-        if code:
+        code = _go_on(line, trial, said)
+        if code is None:
+            result.problems.append(f"going on did not end in {PATIENCE:g} s: {said.read_text()[-2000:]}")
+        elif code:
             result.problems.append(f"going on failed with exit code {code}: {said.read_text()[-2000:]}")
         else:
             found = compare(micro, line, missing, len(server.bodies), allowed)
@@ -215,6 +214,18 @@ def run(micro: Micro, trial: Trial, folder: Path) -> Result:
     if not result.problems:
         shutil.rmtree(folder)
     return result
+
+
+def _go_on(line: Line, trial: Trial, said: Path) -> int | None:
+    """Run the command to its end; its exit code, or None where it had to be killed."""
+    with said.open("wb") as file:
+        engine = subprocess.Popen(command(line, trial), cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+        try:
+            return engine.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(engine.pid, signal.SIGKILL)
+            engine.wait()
+            return None
 
 
 def strike(
