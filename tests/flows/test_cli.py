@@ -108,22 +108,6 @@ def test_config_shows_each_value_with_where_it_came_from(line: Line) -> None:
     said(prefline("config", "dop"), 2, "dop", "dpo")
 
 
-def test_help_is_quick_and_loads_neither_torch_nor_prefect() -> None:
-    code = (
-        "import sys, flows.cli\ntry: flows.cli.app(['--help'])\nexcept SystemExit: pass\n"
-        "print({'torch', 'prefect', 'transformers', 'pyarrow'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "set()" and "report" in done.stdout
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert prefline("--help").returncode == 0
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < 1.4, "0.7 s on a quiet machine; twice that here"
-
-
 @pytest.mark.tiny
 @pytest.mark.parametrize("words", [["show", "sft"], ["report"]], ids=["rich", "print"])
 def test_where_nobody_reads_a_command_ends_quietly(minimal_line: Line, words: list[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,20 @@ Planned = tuple[str, Any, dict[str, Path], Path]
 
 
 def launch(folder: Path, planned: Sequence[Planned]) -> None:
-    """Run the steps in two processes, one after the other."""
+    """Run the steps in two processes, one step after the other."""
     for *_, out in planned:
         for name in (".resume", "record"):
             (out / name).mkdir(parents=True)
+    in_two(folder, alone, planned)
+
+
+def in_two(folder: Path, target: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in two processes that know of each other as those of torchrun do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     screens = [folder / f"screen-{rank}.txt" for rank in range(2)]
-    children = [forked(_share, rank, port, planned, str(screen)) for rank, screen in enumerate(screens)]
+    children = [forked(_share, rank, port, str(one), target, arguments) for rank, one in enumerate(screens)]
     for child in children:
         child.join(300)
     for child in children:
@@ -35,13 +40,12 @@ def launch(folder: Path, planned: Sequence[Planned]) -> None:
     assert [child.exitcode for child in children] == [0, 0], "".join(one.read_text()[-4000:] for one in screens)
 
 
-def _share(rank: int, port: int, planned: Sequence[Planned], screen: str) -> None:
-    """In a process of its own: its share of the steps."""
+def _share(rank: int, port: int, screen: str, target: Callable[..., None], arguments: Sequence[Any]) -> None:
     sys.stderr = open(screen, "a", buffering=1)  # noqa: SIM115
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {name: str(value) for name, value in ranks.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    alone(planned)
+    target(*arguments)
 
 
 def alone(planned: Sequence[Planned]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from minimal import BASE, FEW, ROOT, SFT, YES, TinyChain, chats, data_artifact, made, turn, with_train
+from shared_out import TORCHRUN, in_two
 from training_runs import argv, environment, kept, losses, same, spec, survives, whole
 
 from steps.lib import chat, history, inference, models
+from steps.lib.door import main
 from steps.lib.errors import DataError, TrainingError
 from steps.lib.rows import Chat, Dropped, read_parquet
 from steps.lib.step import build
@@ -176,9 +178,12 @@ def test_two_processes_stopped_and_continued_by_one_train_as_one_does(chain: Tin
     config = with_train(SFT, max_updates=7, batch_size=2, accumulation=4, save_every=100, log_every=1)
     what = spec("sft", config, base=chain.pretrain, chats=chain.data)
     out = tmp_path / "cut" / what.key()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "steps.sft"]
     child = subprocess.Popen(
-        [*torchrun, *argv(tmp_path, what, out)], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+        [*TORCHRUN, "-m", "steps.sft", *argv(tmp_path, what, out)],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert child.stderr is not None
     said = ""
@@ -200,8 +205,7 @@ def test_an_epochs_last_update_is_the_same_in_two_processes(chain: TinyChain, tm
     rows = len(read_parquet(chain.data.path / "chats.parquet", Chat))
     assert rows % 10, "the last update is not full"
     out = tmp_path / "two" / what.key()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "steps.sft"]
-    subprocess.run([*torchrun, *argv(tmp_path, what, out)], cwd=ROOT, env=environment(), check=True)
+    in_two(tmp_path, main, "sft", argv(tmp_path, what, out))
     two, one = (history.read(path / "record" / "history.jsonl") for path in (out, whole(tmp_path, what).path))
     assert [entry["num_tokens"] for entry in two] == [entry["num_tokens"] for entry in one]
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=1e-5)
