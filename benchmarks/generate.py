@@ -126,9 +126,10 @@ def bare(url: str, prompts: Path, prompt_file: str, *, plain: bool) -> Speed:
     """The client library alone: by its ``post``, or by its ``chat.completions.create``."""
     import openai
 
+    from steps.lib.opened import open_source
     from steps.lib.prompts import PromptFile
     from steps.lib.rows import Prompt
-    from steps.lib.sources import Source, open_source
+    from steps.lib.sources import Source
 
     file = PromptFile.read(ROOT / f"configs/prompts/{prompt_file}.yaml")
     rows = [row for row in open_source(Source(name="bench", path=prompts), Prompt) if isinstance(row, Prompt)]

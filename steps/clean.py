@@ -33,13 +33,14 @@ from steps.lib.door import main
 from steps.lib.errors import DataError
 from steps.lib.heldout import HeldoutConfig, prompt_of, unaskable
 from steps.lib.kinds import HELD, KINDS, THUMBS, Kind, MinRows, NearDuplicate
+from steps.lib.opened import Opened, open_sources
 from steps.lib.quality import Filters, Finding
 from steps.lib.rows import Candidate, Chat, Dropped, Pair, Prompt, Text, Thumb, by_id, read_parquet, write_parquet
 from steps.lib.rules import Task
 from steps.lib.runtime import stop_signals
 from steps.lib.shards import Shard, shards, taken
 from steps.lib.sieve import Sieve, contradictions, copies, distinct, surplus, whole
-from steps.lib.sources import Opened, Source, digest, open_sources
+from steps.lib.sources import Source, digest
 from steps.lib.step import Context, Metrics
 from steps.lib.work_ledger import Recall, WorkLedger
 

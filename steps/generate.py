@@ -42,6 +42,7 @@ from steps.lib.items import Answer, Lost
 from steps.lib.ledger import content_key
 from steps.lib.making import Making
 from steps.lib.marks import DROPPED, Flag
+from steps.lib.opened import open_sources
 from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.provenance import unlicensed
@@ -49,7 +50,7 @@ from steps.lib.reading import Reading
 from steps.lib.recipes import AnswerRecipe, Recipe, Work, digests
 from steps.lib.rows import Prompt
 from steps.lib.runtime import stop_signals
-from steps.lib.sources import Rejected, Source, digest, open_sources
+from steps.lib.sources import Rejected, Source, digest
 from steps.lib.step import Context, Metrics
 from steps.lib.teacher import identities
 from steps.lib.teacher_config import ScriptedTeacherConfig, Teacher

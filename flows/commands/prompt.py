@@ -166,7 +166,8 @@ def _teacher(config: GenerateConfig, name: str | None) -> Teacher:
 def _row(config: GenerateConfig, number: int) -> Prompt:
     """A row by its number over all sources; a row that cannot be read says why."""
     from steps.lib.errors import ConfigError, DataError
-    from steps.lib.sources import Rejected, open_sources
+    from steps.lib.opened import open_sources
+    from steps.lib.sources import Rejected
 
     passed = 0
     for opened in open_sources([(source, config.recipe.rows) for source in config.prompts]):

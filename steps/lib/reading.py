@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steps.lib.finished import FinishedParts
+from steps.lib.opened import Opened
 from steps.lib.row_ledger import RowLedger
 from steps.lib.rows import Dropped, Prompt, Row
-from steps.lib.sources import Opened, Rejected
+from steps.lib.sources import Rejected
 
 T = TypeVar("T")
 PART = 500

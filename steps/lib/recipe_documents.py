@@ -23,6 +23,7 @@ from steps.lib.config import Neutral
 from steps.lib.fences import disarm
 from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import NearIndex
+from steps.lib.opened import open_source
 from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.quality import Finding
@@ -40,7 +41,7 @@ from steps.lib.recipe_parts import (
 from steps.lib.recipe_prompts import NewPrompts, child_of
 from steps.lib.rows import Prompt, Row, Text
 from steps.lib.shortening import answered
-from steps.lib.sources import Rejected, open_source
+from steps.lib.sources import Rejected
 
 LOOKED_AT = 200
 """Documents of each source that are cut for an estimate."""

@@ -29,10 +29,11 @@ from steps.lib import chat as chats
 from steps.lib import inference, models
 from steps.lib.conversation import Conversation, Speaker
 from steps.lib.errors import ArtifactError, ConfigError, DataError, ModelError
+from steps.lib.opened import open_source
 from steps.lib.registry import Registry
 from steps.lib.rows import Chat, Message
 from steps.lib.runtime import stop_signals
-from steps.lib.sources import Rejected, Source, read_chats
+from steps.lib.sources import Rejected, Source
 from steps.lib.stages import Stages
 from steps.lib.store import Store
 
@@ -368,7 +369,7 @@ def test_a_conversation_that_is_too_long_loses_no_turn(line: Line, tmp_path: Pat
 
 def rows_of(path: Path) -> tuple[list[Chat], list[Rejected]]:
     """As clean reads a source of chats."""
-    found = list(read_chats(Source(name="kept", path=path)))
+    found = list(open_source(Source(name="kept", path=path), Chat))
     return [one for one in found if isinstance(one, Chat)], [one for one in found if isinstance(one, Rejected)]
 
 

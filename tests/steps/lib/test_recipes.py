@@ -417,7 +417,8 @@ def test_correct_reads_thumbs_and_keeps_the_bad_answer(tmp_path: Path) -> None:
 
 
 def test_correct_works_on_the_projects_own_bad_cases(tmp_path: Path) -> None:
-    from steps.lib.sources import Rejected, open_source
+    from steps.lib.opened import open_source
+    from steps.lib.sources import Rejected
 
     source = Source(name="thumbs", path=ROOT / "data/seed/thumbs/train.jsonl")
     rows = [row for row in open_source(source, Thumb) if not isinstance(row, Rejected)]

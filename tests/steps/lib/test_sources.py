@@ -7,19 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from steps.lib.config import key_view
-from steps.lib.errors import DataError
+from steps.lib.errors import ArtifactError, DataError
+from steps.lib.opened import open_source, open_sources
 from steps.lib.rows import Chat, Pair, Prompt, Row, Text, Thumb, write_parquet
-from steps.lib.sources import (
-    Rejected,
-    Source,
-    digest,
-    open_source,
-    open_sources,
-    read_chats,
-    read_pairs,
-    read_prompts,
-    read_texts,
-)
+from steps.lib.sources import Rejected, Source, digest
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "real"
 ALPACA = {"instruction": "翻译", "input": "你好", "output": "hello"}
@@ -101,7 +92,7 @@ def test_pairs_of_every_layout(tmp_path: Path, record: dict[str, Any], layout: s
 
 def test_prompts_keep_the_other_columns_as_labels(tmp_path: Path) -> None:
     rows = [{"id": "p1", "lang": "zh", "prompt": "退货", "intent": "refund", "order_number": None}]
-    (row,) = read_prompts(Source(name="s", path=put(tmp_path / "p.jsonl", rows)))
+    (row,) = open_source(Source(name="s", path=put(tmp_path / "p.jsonl", rows)), Prompt)
     assert (
         isinstance(row, Prompt)
         and row.id == "p1"
@@ -136,8 +127,8 @@ def test_our_own_rows_read_back_the_same(tmp_path: Path) -> None:
     prompt = Prompt(id="q", lang="en", source="s", prompt="x", facts='{"b": 2}')
     write_parquet(tmp_path / "pairs.parquet", [pair], Pair)
     write_parquet(tmp_path / "prompts.parquet", [prompt], Prompt)
-    assert list(read_pairs(Source(name="s", path=tmp_path / "pairs.parquet"))) == [pair]
-    assert list(read_prompts(Source(name="s", path=tmp_path / "prompts.parquet"))) == [prompt]
+    assert list(open_source(Source(name="s", path=tmp_path / "pairs.parquet"), Pair)) == [pair]
+    assert list(open_source(Source(name="s", path=tmp_path / "prompts.parquet"), Prompt)) == [prompt]
 
 
 def test_a_bad_row_is_handed_on_whole_with_line_field_and_reason(tmp_path: Path) -> None:
@@ -334,6 +325,14 @@ def test_a_source_is_a_file_or_a_hub_id() -> None:
             Source.model_validate({"name": "s", **wrong})
 
 
+def test_a_full_folder_for_temporary_files_is_said_so(tmp_path: Path) -> None:
+    rows = [{"id": f"{'x' * 500}{number}", "text": "a text"} for number in range(100)]
+    cursor = iter(open_source(Source(name="s", path=put(tmp_path / "p.jsonl", rows)), Text))
+    cursor._ids.execute("PRAGMA max_page_count=3")
+    with pytest.raises(ArtifactError, match="ids of source s cannot be remembered.*full.*TMPDIR"):
+        list(cursor)
+
+
 def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -342,14 +341,14 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path, monkeypatch: py
     folder.mkdir()
     write_parquet(folder / "train.parquet", [Text(id=f"t{n}", text=f"text {n}") for n in range(3)], Text)
     source = Source(name="s", hub=str(folder), limit=2)
-    found = list(read_texts(source))
+    found = list(open_source(source, Text))
     assert [row.id for row in found if isinstance(row, Text)] == ["t0", "t1"]
     assert isinstance(found[-1], Rejected) and found[-1].count == 1
     before = digest(source)
     write_parquet(folder / "train.parquet", [Text(id="other", text="text")], Text)
     assert digest(source) != before
     with pytest.raises(DataError, match="cannot be loaded"):
-        list(read_texts(Source(name="s", hub=str(folder), split="nowhere")))
+        list(open_source(Source(name="s", hub=str(folder), split="nowhere"), Text))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
@@ -375,4 +374,4 @@ def test_real_files(file: str, kind: type[Row], layout: str, rows: int, reasons:
 
 
 def test_chats_helper_reads_chats(tmp_path: Path) -> None:
-    assert [type(row) for row in read_chats(Source(name="s", path=put(tmp_path / "a.json", [ALPACA])))] == [Chat]
+    assert [type(row) for row in open_source(Source(name="s", path=put(tmp_path / "a.json", [ALPACA])), Chat)] == [Chat]
