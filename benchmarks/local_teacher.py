@@ -80,9 +80,10 @@ class Sides:
 
     def ours(self, asked: list[Turns]) -> list[tuple[str, int]]:
         """LocalClient."""
-        from steps.lib.asking import Outcome, Request, make_request
+        from steps.lib.asking import Outcome, Request, Requests
 
-        wanted = [make_request(self.client, one, prompt=one[-1]["content"], seed=0, sample=0) for one in asked]
+        make = Requests(self.client, 0).make
+        wanted = [make(one, prompt=one[-1]["content"]) for one in asked]
         found: dict[str, Outcome] = {}
 
         def report(request: Request, outcome: Outcome) -> None:

@@ -47,8 +47,9 @@ from steps.lib.programs import Asker
 from steps.lib.prompts import PromptFile
 from steps.lib.provenance import unlicensed
 from steps.lib.reading import Reading
-from steps.lib.recipes import AnswerRecipe, Recipe, Work, digests
-from steps.lib.rows import Prompt
+from steps.lib.recipe_parts import Work
+from steps.lib.recipes import AnswerRecipe, Recipe, digests
+from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
 from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest
 from steps.lib.step import Context, Metrics
@@ -159,13 +160,17 @@ def run(config: GenerateConfig, *, out: Path, context: Context) -> Metrics:
             expected.requests if expected else None,
             lambda: asker.gauge.reading().brief(),
         )
-        with Making(asker, config.teachers, config.drop_flags, out) as making:
+        with (
+            ParquetRows(out / "candidates.parquet", Candidate) as candidates,
+            ParquetRows(out / "dropped.parquet", Dropped) as dropped,
+        ):
+            making = Making(asker, config.teachers, config.drop_flags, candidates, dropped)
             if finished is None:
                 making.write(results, keep=False)
             else:
                 _in_parts(making, reading, asker, finished, results, config.samples)
             for row in reading.rejected():
-                making.dropped.add(row)
+                dropped.add(row)
         metrics.values |= {**asker.measures(), **making.summary.metrics([teacher.name for teacher in config.teachers])}
         metrics.cost = sum(used.cost for used in asker.ledger.used().values())
         (out / "record").mkdir(exist_ok=True)

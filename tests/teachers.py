@@ -10,7 +10,8 @@ from typing import Any
 
 from openai_server import Server
 
-from steps.lib.asking import Client, Request, Tally, ask, make_request
+from steps.lib.asking import Client, Request, Requests, Tally
+from steps.lib.exchange import ask
 from steps.lib.ledger import Reply, RequestLedger, Spent
 from steps.lib.runtime import Stop
 from steps.lib.teacher import open_client
@@ -33,12 +34,10 @@ def command(config: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "steps.generate", "--config", str(config), "--out", str(out)]
 
 
-def requests(client: Client, prompts: Sequence[str], **more: Any) -> list[Request]:
+def requests(client: Client, prompts: Sequence[str], schema: dict[str, Any] | None = None) -> list[Request]:
     """One request a prompt."""
-    return [
-        make_request(client, [{"role": "user", "content": text}], prompt=text, seed=0, sample=0, source=text, **more)
-        for text in prompts
-    ]
+    make = Requests(client, 0, schema).make
+    return [make([{"role": "user", "content": text}], prompt=text, source=text) for text in prompts]
 
 
 def collect(

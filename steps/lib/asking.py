@@ -1,4 +1,4 @@
-"""Asking models: requests, clients, and the loop that writes every answer down before anybody reads it.
+"""Asking models: requests, what becomes of them, and what a client can do; ``exchange`` is the loop that asks.
 
 A client is asked one request at a time, many at once (``Single``), or a window of requests at a time (``Batching``). Only
 what the ledger does not hold is sent, each outcome is recorded the moment it arrives, and asking can be killed at any
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
-from steps.lib.ledger import Reply, RequestLedger, canonical, text_key
-from steps.lib.runtime import Stop
+from steps.lib.ledger import Reply, canonical, text_key
 
 
 @dataclass(frozen=True)
@@ -192,59 +189,9 @@ class Requests:
         return Request(key, tuple(turns), prompt, seed, sample, source, self._schema, self._stage, self._prompt_file)
 
 
-def make_request(
-    client: Client,
-    turns: Sequence[dict[str, str]],
-    *,
-    prompt: str,
-    seed: int,
-    sample: int,
-    source: str = "",
-    schema: dict[str, Any] | None = None,
-) -> Request:
-    """One request with its key. See ``Requests``, which makes many."""
-    return Requests(client, seed, schema).make(list(turns), prompt=prompt, sample=sample, source=source)
-
-
 def draw(*content: Any) -> float:
     """A number in [0, 1) that depends on the content only: not on the process, the order or the machine."""
     return _number(*content) / 2**64
-
-
-def ask(
-    work: Mapping[str, tuple[Client, Iterable[Request]]],
-    ledger: RequestLedger,
-    stop: Stop,
-    log: logging.Logger,
-    tallies: dict[str, Tally],
-) -> Iterator[Request]:
-    """Ask for all that the ledger does not hold; yields each request that was asked after its outcome was recorded.
-
-    Args:
-        work: name -> client and its requests, which are pulled as they are needed. Clients over a network work side by
-        side, those in this process one by one.
-        ledger: answers are written here before they are yielded.
-        stop: a signal ends the asking; what is in flight gets a short grace.
-        log: for warnings; never sees an answer or a key.
-        tallies: filled, by name.
-
-    Raises:
-        TeacherError: a teacher could not go on; the others finished first.
-        Resumable: ``stop`` was set.
-    """
-    from steps.lib.desk import Job
-    from steps.lib.exchange import Exchange
-
-    def jobs() -> Iterator[Job[None]]:
-        taken = [zip(itertools.repeat(name), requests, strict=False) for name, (_, requests) in work.items()]
-        for turn in itertools.zip_longest(*taken):
-            yield from (Job(None, *pair) for pair in turn if pair is not None)
-
-    clients = {name: client for name, (client, _) in work.items()}
-    with Exchange(clients, ledger, stop, log, tallies) as exchange:
-        for job in exchange.stream(jobs(), lambda job: None):
-            if job.asked and job.request is not None:
-                yield job.request
 
 
 def _number(*content: Any) -> int:

@@ -90,14 +90,18 @@ def is_known(plan: StagePlan, file: PromptFile, first: bool) -> bool:
     return first and not file.variables and plan.per_row >= 1 and plan.per_row == int(plan.per_row)
 
 
-def known_demand(
-    plan: StagePlan,
-    file: PromptFile,
-    teachers: Sequence[Teacher],
-    counters: Mapping[str, Counter],
-    rows: Rows,
-    record: OnRecord,
-) -> tuple[dict[str, Demand], int]:
+@dataclass(frozen=True)
+class Known:
+    """What an estimate rests on."""
+
+    teachers: Sequence[Teacher]
+    counters: Mapping[str, Counter]
+    """Teacher -> how its tokens are counted."""
+    rows: Rows
+    record: OnRecord
+
+
+def known_demand(plan: StagePlan, file: PromptFile, known: Known) -> tuple[dict[str, Demand], int]:
     """Teacher -> demand of a stage whose prompts are known, and how many answers cannot be asked for since a prompt does not fit.
 
     Which teacher gets how many requests is as it will be.
@@ -105,9 +109,8 @@ def known_demand(
     Raises:
         DataError: a row does not fit, and the prompt file says that this is an error.
     """
-    asked = list(
-        _prompts(plan, file, teachers, counters, rows, _requests(file, teachers, rows.seed) if record.paths else {})
-    )
+    teachers, rows, record = known.teachers, known.rows, known.record
+    asked = list(_prompts(plan, file, known, _requests(file, teachers, rows.seed) if record.paths else {}))
     held = record.held([one.key for one in asked if one.key])
     demands = {}
     for teacher in teachers:
@@ -121,30 +124,24 @@ def known_demand(
     return demands, rows.of_all(len(rows.sample) * int(plan.per_row) - len(asked))
 
 
-def _prompts(
-    plan: StagePlan,
-    file: PromptFile,
-    teachers: Sequence[Teacher],
-    counters: Mapping[str, Counter],
-    rows: Rows,
-    requests: Mapping[str, Requests],
-) -> Iterator[_Prompt]:
+def _prompts(plan: StagePlan, file: PromptFile, known: Known, requests: Mapping[str, Requests]) -> Iterator[_Prompt]:
     """The first request of each answer, in the order of the run."""
+    teachers, rows = known.teachers, known.rows
     times, shares = int(plan.per_row), [teacher.share for teacher in teachers]
     limited = file.max_context_tokens is not None
     for row in map(as_prompt, rows.sample):
         chosen = assign(shares, times, row.prompt, rows.seed) if len(teachers) > 1 else [0] * times
         for index, places in itertools.groupby(sorted(range(times), key=chosen.__getitem__), key=chosen.__getitem__):
             name = teachers[index].name
-            known = counters[name]
+            count = known.counters[name]
             try:
-                messages = file.render(row, rows.seed, known if limited else None).messages
+                messages = file.render(row, rows.seed, count if limited else None).messages
             except OverBudget:
                 if file.over_budget == "error":
                     raise
                 continue
             most = BOUND.turns(messages)
-            tokens = most / BYTES_A_TOKEN if known is BOUND else known.turns(messages)
+            tokens = most / BYTES_A_TOKEN if count is BOUND else count.turns(messages)
             make = requests[name].make if name in requests else None
             for sample in places:
                 key = make(messages, prompt=row.prompt, sample=sample).key if make else ""
@@ -167,14 +164,7 @@ def _requests(file: PromptFile, teachers: Sequence[Teacher], seed: int) -> dict[
 
 
 def rough_demand(
-    plan: StagePlan,
-    file: PromptFile,
-    teachers: Sequence[Teacher],
-    counters: Mapping[str, Counter],
-    rows: Rows,
-    record: OnRecord,
-    said: Sequence[float],
-    longest: int | None,
+    plan: StagePlan, file: PromptFile, known: Known, said: Sequence[float], longest: int | None
 ) -> dict[str, Demand]:
     """Teacher -> demand of a stage whose prompts are not there yet.
 
@@ -182,6 +172,7 @@ def rough_demand(
         said: tokens that an answer of each earlier stage is expected to have.
         longest: tokens of the pieces that a long row is cut into; None: it is not cut.
     """
+    teachers, rows = known.teachers, known.rows
     shown = said[-BEFORE:] if file.variables else said[-1:]
     texts = [as_prompt(row).prompt for row in rows.sample] if file.variables or not said else []
     frame = max(BOUND(_frame(file, language, rows.seed)) for language in LANGUAGES)
@@ -189,15 +180,15 @@ def rough_demand(
     shares = sum(teacher.share for teacher in teachers)
     demands = {}
     for teacher in teachers:
-        known = counters[teacher.name]
-        bytes_, tokens = [float(BOUND(text)) for text in texts], [likely(text, known) for text in texts]
+        count = known.counters[teacher.name]
+        bytes_, tokens = [float(BOUND(text)) for text in texts], [likely(text, count) for text in texts]
         if longest is not None:
             bytes_ = [min(size, longest * BYTES_A_TOKEN) for size in bytes_]
             tokens = [min(size, longest) for size in tokens]
         requests = round(rows.number * plan.per_row * teacher.share / shares)
         demands[teacher.name] = Demand(
             requests,
-            min(record.of(plan.name, teacher.name).number, requests),
+            min(known.record.of(plan.name, teacher.name).number, requests),
             frame / BYTES_A_TOKEN + sum(shown) + (fmean(tokens) if tokens else 0.0),
             frame + len(shown) * longest_answer + (fmean(bytes_) if bytes_ else 0.0),
         )
@@ -215,9 +206,9 @@ def _frame(file: PromptFile, language: Language, seed: int) -> str:
     return "\n".join(turn["content"] for turn in turns)
 
 
-def likely(text: str, known: Counter) -> float:
+def likely(text: str, count: Counter) -> float:
     """Tokens of a text as its teacher counts them, or about so many."""
-    return BOUND(text) / BYTES_A_TOKEN if known is BOUND else known(text)
+    return BOUND(text) / BYTES_A_TOKEN if count is BOUND else count(text)
 
 
 def most_tokens(teacher: Teacher) -> int:

@@ -12,6 +12,7 @@ from steps.lib.errors import PreflineError
 from steps.lib.ledger import Reply, RequestLedger
 
 P = TypeVar("P")
+NOT_ASKED = "not_asked"
 
 
 @dataclass(eq=False, slots=True)
@@ -30,7 +31,22 @@ class Job(Generic[P]):
     done: bool = False
     waiter: asyncio.Future[None] | None = None
 
-    def finish(self) -> None:
+    def settle(self, settle: Settle[P], reply: Reply | None, reason: str = "") -> bool:
+        """Take what became of the request. True: there is a new one."""
+        self.reply, self.reason = reply, reason
+        follow = settle(self)
+        if follow is None:
+            self._finish()
+            return False
+        self.request = follow
+        return True
+
+    def leave(self) -> None:
+        """The teacher is gone: it was not asked, and stays pending in the ledger."""
+        self.reply, self.reason = None, NOT_ASKED
+        self._finish()
+
+    def _finish(self) -> None:
         """Nothing is open any more."""
         self.done = True
         if self.waiter is not None and not self.waiter.done():

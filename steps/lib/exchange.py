@@ -1,8 +1,7 @@
 """The loop that asks: wanted answers go in as a stream, and come out in the same order.
 
-Clients over a network are served side by side, each by ``concurrency`` workers that take from one queue, never a task a row;
-clients in this process take turns, a window of consecutive requests at a time. What the ledger holds is never asked for. Every
-outcome is committed to the ledger before anybody reads it. At most ``_room`` jobs are between the source and the reader, so
+What the ledger holds is never asked for; the rest goes to the desk of its teacher, which ``serving`` works through. Every outcome
+is committed to the ledger before anybody reads it. At most ``_room`` jobs are between the source and the reader, so
 memory does not grow with the rows; a slow answer makes those behind it wait.
 
 Several streams may share an exchange, one reading the other: there is one event loop, and whoever waits runs it.
@@ -11,7 +10,6 @@ Several streams may share an exchange, one reading the other: there is one event
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections import deque
@@ -19,18 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from steps.lib.asking import Client, Outcome, Request, Single, Tally
+from steps.lib.asking import Client, Request, Single, Tally
 from steps.lib.desk import Desk, Job, P, Recorder, Settle, Window
 from steps.lib.errors import PreflineError, Resumable, TeacherError
-from steps.lib.ledger import Reply, RequestLedger
+from steps.lib.ledger import RequestLedger
 from steps.lib.runtime import Stop
+from steps.lib.serving import Serving
 
 WATCH_SECONDS = 0.1
 CHUNK = 250
 """Jobs that are taken from a source at a time; their keys are looked up in one statement."""
 ROOM = 1000
 """Jobs between source and reader, at least."""
-NOT_ASKED = "not_asked"
 
 
 class Exchange:
@@ -62,10 +60,8 @@ class Exchange:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
-        self._recorder = Recorder(self._ledger, self._loop, self._broken)
         self._stopped = asyncio.Event()
-        self._turn = asyncio.Lock()
-        """Clients in this process compute one after the other."""
+        self._serving = Serving(self._ledger, Recorder(self._ledger, self._loop, self._broken), self._stopped)
         self._watcher = self._loop.create_task(self._follow())
         return self
 
@@ -158,14 +154,14 @@ class Exchange:
                     continue
                 desk.tally.requests += 1
                 desk.tally.from_ledger += 1
-                if self._settle(job, settle, reply, ""):
+                if job.settle(settle, reply):
                     again.append(job)
             single = again
 
     def _send(self, desk: Desk, job: Job[P], settle: Settle[P]) -> None:
         assert job.request is not None
         if desk.error:
-            self._leave(job)
+            job.leave()
             return
         desk.tally.requests += 1
         if job.request.key in desk.flying:
@@ -179,147 +175,19 @@ class Exchange:
     def _hand_window(self, desk: Desk, jobs: list[Job[P]], settle: Settle[P]) -> None:
         if desk.error:
             for job in jobs:
-                self._leave(job)
+                job.leave()
             return
         self._open(desk)
         desk.queue.put_nowait(Window(jobs, settle))
 
     def _open(self, desk: Desk) -> None:
         if desk.task is None:
-            serve = self._serve_single if desk.single else self._serve_windows
+            serve = self._serving.single if desk.single else self._serving.windows
             desk.task = self._loop.create_task(self._guard(desk, serve))
 
     def _starved(self, head: Job[P], windows: Mapping[str, list[Job[P]]]) -> bool:
         """Whether the reader waits for a job whose window is not full."""
         return not head.done and any(job is head for held in windows.values() for job in held[:1])
-
-    # --- answers out --------------------------------------------------------------------------------------------------
-
-    def _settle(self, job: Job[P], settle: Settle[P], reply: Reply | None, reason: str) -> bool:
-        """Give a job what became of its request. True: it has a new one."""
-        job.reply, job.reason = reply, reason
-        follow = settle(job)
-        if follow is None:
-            job.finish()
-            return False
-        job.request = follow
-        return True
-
-    def _leave(self, job: Job[Any]) -> None:
-        """Its teacher is gone: it was not asked, and stays pending in the ledger."""
-        job.reply, job.reason = None, NOT_ASKED
-        job.finish()
-
-    # --- clients over a network ---------------------------------------------------------------------------------------
-
-    async def _serve_single(self, desk: Desk) -> None:
-        client = desk.client
-        assert isinstance(client, Single)
-        async with client:
-            workers = [asyncio.create_task(self._work(desk, client)) for _ in range(client.concurrency)]
-            ends = asyncio.create_task(self._stopped.wait())
-            try:
-                open_: set[asyncio.Task[Any]] = {*workers}
-                while open_ and not ends.done() and not desk.error:
-                    done, _ = await asyncio.wait({*open_, ends}, return_when=asyncio.FIRST_COMPLETED)
-                    open_ -= done
-                    for task in done - {ends}:
-                        task.result()
-                for _ in open_:
-                    desk.queue.put_nowait(None)
-                if open_:
-                    await asyncio.wait(open_, timeout=client.grace_seconds if ends.done() else None)
-                for worker in workers:
-                    if worker.done():
-                        worker.result()
-            finally:
-                for task in (ends, *workers):
-                    task.cancel()
-                await asyncio.gather(ends, *workers, return_exceptions=True)
-
-    async def _work(self, desk: Desk, client: Single) -> None:
-        """One worker: it takes requests until there are no more, and sees a request's repairs through."""
-        while (request := await desk.queue.get()) is not None:
-            todo = [request]
-            while todo and not (self._stopped.is_set() or desk.error):
-                request = todo.pop()
-                try:
-                    outcome = await client.ask(request, self._stopped)
-                except (TeacherError, Resumable) as error:
-                    desk.error = desk.error or error
-                    return
-                if outcome is None:
-                    return
-                await self._recorder.written(desk, request, outcome)
-                todo += self._answered(desk, request, outcome)
-            if self._stopped.is_set() or desk.error:
-                return
-
-    def _answered(self, desk: Desk, request: Request, outcome: Outcome) -> list[Request]:
-        """Settle all jobs that waited for a request; gives the follow-ups that are to be sent."""
-        todo: list[Request] = []
-        for place, (job, settle) in enumerate(desk.flying.pop(request.key)):
-            job.asked = job.asked or place == 0
-            reply, reason = outcome.reply, outcome.reason
-            while self._settle(job, settle, reply, reason):
-                assert job.request is not None
-                desk.tally.requests += 1
-                if (waiting := desk.flying.get(job.request.key)) is not None:
-                    desk.tally.from_ledger += 1
-                    waiting.append((job, settle))
-                    break
-                known = self._ledger.get(job.request.key)
-                if known is None:
-                    desk.flying[job.request.key] = [(job, settle)]
-                    todo.append(job.request)
-                    break
-                desk.tally.from_ledger += 1
-                reply, reason = known, ""
-        return todo
-
-    # --- clients that are asked window by window ----------------------------------------------------------------------
-
-    async def _serve_windows(self, desk: Desk) -> None:
-        while (window := await desk.queue.get()) is not None and not self._stopped.is_set():
-            jobs = window.jobs
-            while jobs and not self._stopped.is_set():
-                jobs = await self._window(desk, jobs, window.settle)
-            if desk.error:
-                return
-
-    async def _window(self, desk: Desk, jobs: list[Job[Any]], settle: Settle[Any]) -> list[Job[Any]]:
-        """Ask for one window; gives the jobs that have a follow-up, which are a window of their own."""
-        client: Any = desk.client  # a Batching
-        unique = {job.request.key: job.request for job in jobs if job.request}
-        known = self._ledger.get_many(list(unique), earlier=not client.alone)
-        outcomes = {key: Outcome(reply) for key, reply in known.items()}
-        missing = frozenset(unique.keys() - outcomes.keys())
-        desk.tally.requests += len(jobs)
-        desk.tally.from_ledger += len(jobs) - len(missing)
-
-        def report(request: Request, outcome: Outcome) -> None:
-            self._recorder.write(desk, request, outcome)
-            desk.tally.count(outcome)
-            outcomes[request.key] = outcome
-
-        try:
-            if missing and not desk.error:
-                async with self._turn if client.alone else contextlib.nullcontext():
-                    await client.answer(list(unique.values()), missing, report, self._stopped)
-        except (TeacherError, Resumable) as error:
-            desk.error = error
-        again: list[Job[Any]] = []
-        for job in jobs:
-            assert job.request is not None
-            outcome = outcomes.get(job.request.key)
-            if outcome is None:
-                if not self._stopped.is_set():
-                    self._leave(job)
-                continue
-            job.asked = job.asked or job.request.key in missing
-            if self._settle(job, settle, outcome.reply, outcome.reason):
-                again.append(job)
-        return again
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -341,12 +209,12 @@ class Exchange:
             return
         for waiting in desk.flying.values():
             for job, _ in waiting:
-                self._leave(job)
+                job.leave()
         desk.flying.clear()
         while not desk.queue.empty():
             held = desk.queue.get_nowait()
             for job in held.jobs if isinstance(held, Window) else ():
-                self._leave(job)
+                job.leave()
 
     def _wait(self, job: Job[Any]) -> None:
         """Run the loop until a job is done, or a signal came, or something broke."""
@@ -395,6 +263,40 @@ class Exchange:
         for desk in self._desks.values():
             desk.queue.put_nowait(None)
         await asyncio.gather(self._watcher, *tasks, return_exceptions=True)
+
+
+def ask(
+    work: Mapping[str, tuple[Client, Iterable[Request]]],
+    ledger: RequestLedger,
+    stop: Stop,
+    log: logging.Logger,
+    tallies: dict[str, Tally],
+) -> Iterator[Request]:
+    """Ask for all that the ledger does not hold; yields each request that was asked after its outcome was recorded.
+
+    Args:
+        work: name -> client and its requests, which are pulled as they are needed. Clients over a network work side by
+        side, those in this process one by one.
+        ledger: answers are written here before they are yielded.
+        stop: a signal ends the asking; what is in flight gets a short grace.
+        log: for warnings; never sees an answer or a key.
+        tallies: filled, by name.
+
+    Raises:
+        TeacherError: a teacher could not go on; the others finished first.
+        Resumable: ``stop`` was set.
+    """
+
+    def jobs() -> Iterator[Job[None]]:
+        taken = [zip(itertools.repeat(name), requests, strict=False) for name, (_, requests) in work.items()]
+        for turn in itertools.zip_longest(*taken):
+            yield from (Job(None, *pair) for pair in turn if pair is not None)
+
+    clients = {name: client for name, (client, _) in work.items()}
+    with Exchange(clients, ledger, stop, log, tallies) as exchange:
+        for job in exchange.stream(jobs(), lambda job: None):
+            if job.asked and job.request is not None:
+                yield job.request
 
 
 def _joined(errors: Sequence[PreflineError]) -> PreflineError:

@@ -22,8 +22,9 @@ from typing import Annotated, Any, Literal
 import jinja2
 from pydantic import PrivateAttr, model_validator
 
-from steps.lib.asking import Request, Requests, Tally, ask
+from steps.lib.asking import Request, Requests, Tally
 from steps.lib.config import Neutral, Section
+from steps.lib.exchange import ask
 from steps.lib.fences import disarm, fence_of
 from steps.lib.ledger import RequestLedger
 from steps.lib.prompt_parts import ByLanguage, compile_template

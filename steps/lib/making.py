@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from steps.lib.agreement import Agreement, all_same, groups
 from steps.lib.finished import Finished
@@ -96,28 +93,25 @@ class Making:
         asker: says what teachers are.
         teachers: with their licence notes.
         drop_flags: flags that keep an answer back.
-        out: folder of the files.
+        candidates: the one file.
+        dropped: the other.
     """
 
-    def __init__(self, asker: Asker, teachers: Sequence[Teacher], drop_flags: Collection[str], out: Path) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        teachers: Sequence[Teacher],
+        drop_flags: Collection[str],
+        candidates: ParquetRows[Candidate],
+        dropped: ParquetRows[Dropped],
+    ) -> None:
         self._asker, self._drop = asker, drop_flags
         self._licenses = {teacher.name: teacher.license for teacher in teachers}
         self._identities = {name: client.identity() for name, client in asker.clients.items()}
         self._origins: dict[tuple[str, str, str, str], str] = {}
         self.summary = Summary()
         """Of all parts."""
-        with ExitStack() as stack:
-            self.candidates = stack.enter_context(ParquetRows(out / "candidates.parquet", Candidate))
-            self.dropped = stack.enter_context(ParquetRows(out / "dropped.parquet", Dropped))
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        self.candidates, self.dropped = candidates, dropped
 
     def write(self, results: Iterable[Answer | Lost], *, keep: bool) -> Made:
         """Write the results of a part; ``keep``: hold its rows, too."""

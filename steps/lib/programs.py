@@ -1,8 +1,4 @@
-"""Items in, answers out: a stage of a recipe asks teachers about items, and reads what they say.
-
-A reply that breaks its schema is mended here where that is certain (flag ``repaired``), then asked for again, as often as the
-prompt file says, with its own words and the reason.
-"""
+"""The teachers of a recipe: one ledger, one event loop, one place for the counts of all its stages."""
 
 from __future__ import annotations
 
@@ -10,49 +6,28 @@ import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from steps.lib.asking import Request, Requests, Single, Tally
-from steps.lib.desk import Job
-from steps.lib.errors import DataError, TeacherError
+from steps.lib.asking import Requests, Single, Tally
 from steps.lib.exchange import Exchange
 from steps.lib.funnel import Funnel
 from steps.lib.gauge import Gauge
+from steps.lib.inquiry import Inquiry
 from steps.lib.items import Answer, Item, Lost, Spool
 from steps.lib.ledger import RequestLedger, Used
-from steps.lib.marks import Marks
-from steps.lib.prompts import OverBudget, Parsed, PromptFile, Rendered
+from steps.lib.prompts import PromptFile
 from steps.lib.row_ledger import RowLedger
 from steps.lib.runtime import Stop
-from steps.lib.teacher import ScriptedClient, assign, open_client
+from steps.lib.teacher import ScriptedClient, open_client
 from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import Counter as Counting
 from steps.lib.tokens import counter
 
-__all__ = ["Answer", "Asker", "Item", "Lost", "Spool"]
-
-EARLY = 500
-"""Answers between two looks at the share that is kept."""
-UNREAD = frozenset({"empty", "unparsed", "schema", "truncated"})
-"""Flags of answers that have not the asked form."""
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """One answer on its way."""
-
-    item: Item
-    rendered: Rendered | None = None
-    parsed: Parsed | None = None
-    round: int = 0
-    lost: Lost | None = None
-
 
 class Asker:
-    """Asks teachers about items: one ledger, one event loop, one place for the counts.
+    """Asks teachers about items.
 
     Args:
         teachers: who answers, by shares.
@@ -153,7 +128,17 @@ class Asker:
             DataError: flags kept back more answers than may.
             Resumable: a signal came, or a budget is spent.
         """
-        return _Stage(self, stage, prompt_file, samples, frozenset(drop_flags)).run(items)
+        inquiry = Inquiry(
+            stage, prompt_file, samples, frozenset(drop_flags),
+            teachers={one.name: one.share for one in self._teachers},
+            requests={
+                name: Requests(client, self.seed, prompt_file.sent_schema, stage, prompt_file.digest())
+                for name, client in self.clients.items()
+            },
+            counter=self.counter, seed=self.seed, rows=self.rows, funnel=self.funnel(stage),
+            max_failed_share=self._max_failed, min_kept_share=self._min_kept,
+        )  # fmt: skip
+        return inquiry.run(items, self._exchange)
 
     @property
     def apart(self) -> bool:
@@ -217,146 +202,3 @@ class Asker:
             )  # other_model, cost_estimated: of this run
             values |= {f"{name}/{what}": count for what, count in sorted(counts.items())}
         return values
-
-
-class _Stage:
-    """One call of ``Asker.ask``."""
-
-    def __init__(
-        self, asker: Asker, name: str, prompt_file: PromptFile, samples: int, drop_flags: frozenset[str]
-    ) -> None:
-        self._asker, self._name, self._file, self._samples, self._drop = asker, name, prompt_file, samples, drop_flags
-        self._digest, self._marks = prompt_file.digest(), Marks(prompt_file)
-        self._funnel = asker.funnel(name)
-        self._requests = {
-            teacher: Requests(client, asker.seed, prompt_file.sent_schema, name, self._digest)
-            for teacher, client in asker.clients.items()
-        }
-        self._names = [one.name for one in asker._teachers]
-        self._shares = [one.share for one in asker._teachers]
-        self._counted = prompt_file.max_context_tokens is not None
-
-    def run(self, items: Iterable[Item]) -> Iterator[Answer | Lost]:
-        """All answers; then the checks of the whole stage."""
-        funnel, early = self._funnel, EARLY
-        for job in self._asker._exchange.stream(self._jobs(items), self._settle):
-            yield self._result(job)
-            if funnel.answered >= early:
-                early += EARLY
-                self._check_kept(self._asker._min_kept / 2)
-        self._check_failed()
-        self._check_kept(self._asker._min_kept)
-        self._asker.rows.balance({self._name: [f"{self._name} kept"]})
-
-    def _jobs(self, items: Iterable[Item]) -> Iterator[Job[_Wanted]]:
-        for item in items:
-            chosen = (
-                assign(self._shares, self._samples, item.row.prompt, self._asker.seed) if len(self._names) > 1 else None
-            )
-            known: dict[str, Rendered | OverBudget] = {}
-            for sample in range(self._samples):
-                teacher = self._names[chosen[sample] if chosen else 0]
-                one = item if self._samples == 1 else replace(item, sample=sample)
-                wanted = _Wanted(one)
-                rendered = known.get(teacher if self._counted else "")
-                if rendered is None:
-                    rendered = known[teacher if self._counted else ""] = self._render(item, teacher)
-                if isinstance(rendered, OverBudget):
-                    wanted.lost = Lost(one, self._name, "over_budget", str(rendered))
-                    yield Job(wanted, "", None, done=True)
-                    continue
-                wanted.rendered = rendered
-                request = self._requests[teacher].make(
-                    rendered.messages, prompt=item.row.prompt, sample=one.sample, source=item.id
-                )
-                yield Job(wanted, teacher, request)
-
-    def _render(self, item: Item, teacher: str) -> Rendered | OverBudget:
-        count = self._asker.counter(teacher) if self._counted else None
-        try:
-            return self._file.render(item.row, self._asker.seed, count, item.seen or None)
-        except OverBudget as error:
-            if self._file.over_budget == "error":
-                raise
-            return error
-
-    def _settle(self, job: Job[_Wanted]) -> Request | None:
-        """Read a reply; the request that asks again where it has not the asked form."""
-        wanted, reply = job.payload, job.reply
-        if reply is None:
-            wanted.parsed = None
-            return None
-        parsed = self._file.parse(reply.text)
-        if (
-            reply.thought and self._file.chain_of_thought.mode == "apart"
-        ):  # what came beside the answer was thought first
-            parsed = replace(parsed, thought="\n".join(part for part in (reply.thought, parsed.thought) if part))
-        wanted.parsed = parsed
-        if parsed.problem is None or reply.finish_reason == "length" or wanted.round >= self._file.repairs:
-            return None
-        wanted.round += 1
-        assert job.request is not None
-        item, rendered = wanted.item, wanted.rendered
-        assert rendered is not None
-        turns = self._file.retry(job.request.messages, reply.text, parsed, rendered.lang)
-        return self._requests[job.teacher].make(turns, prompt=item.row.prompt, sample=item.sample, source=item.id)
-
-    def _result(self, job: Job[_Wanted]) -> Answer | Lost:
-        funnel, rows, wanted, name = self._funnel, self._asker.rows, job.payload, self._name
-        item, reply, parsed = wanted.item, job.reply, wanted.parsed
-        rows.took(name)
-        funnel.count(job.teacher, "asked")
-        if wanted.round:
-            funnel.count(job.teacher, "repairs", by=wanted.round)
-        if wanted.lost or reply is None or parsed is None or wanted.rendered is None:
-            code, _, detail = job.reason.partition(": ")
-            lost = wanted.lost or Lost(item, name, code, detail, job.teacher)
-            rows.drop(name, lost.reason)
-            funnel.count(job.teacher, f"failed:{lost.reason}")
-            funnel.last = job.reason or funnel.last
-            return lost
-        flags = self._marks.of(
-            parsed.answer,
-            prompt=item.row.prompt,
-            lang=item.row.lang,
-            shown=[example.answer for example in wanted.rendered.examples],
-            parsed=parsed.flags,
-            finish_reason=reply.finish_reason,
-            material=item.seen.values(),
-        )
-        bad = next((flag for flag in flags if flag in self._drop), None)
-        parsed_too = () if UNREAD.intersection(flags) else ("parsed",)
-        funnel.count(job.teacher, "answered", *parsed_too, *(f"flag:{flag}" for flag in flags))
-        if bad:
-            rows.drop(name, bad)
-            funnel.count(job.teacher, f"dropped:{bad}")
-            return Lost(item, name, bad, reply.text, job.teacher)
-        funnel.count(job.teacher, "kept")
-        rows.gave(f"{name} kept")
-        assert job.request is not None
-        return Answer(item, parsed, reply, job.teacher, job.request.key, name, self._digest, wanted.rendered, flags)
-
-    def _check_failed(self) -> None:
-        funnel, share = self._funnel, self._asker._max_failed
-        failed = {pair: count for pair, count in funnel.failed.items() if pair[0]}
-        wanted = funnel.answered + sum(failed.values())
-        if sum(failed.values()) <= share * wanted:
-            return
-        what = ", ".join(f"{teacher} {reason} {count}" for (teacher, reason), count in sorted(failed.items()))
-        raise TeacherError(
-            f"stage {self._name} lacks {sum(failed.values())} of {wanted} answers: got {what} (such as {funnel.last!r}), "
-            f"because max_failed_share is {share}; repair the teacher and run again: only these are asked for, or raise "
-            "max_failed_share"
-        )
-
-    def _check_kept(self, floor: float) -> None:
-        funnel = self._funnel
-        if funnel.kept >= floor * funnel.answered:
-            return
-        reasons = ", ".join(f"{flag} {count}" for flag, count in funnel.dropped.most_common())
-        raise DataError(
-            f"stage {self._name} keeps too little: got {funnel.kept} of {funnel.answered} answers (dropped: {reasons}), "
-            f"because min_kept_share is {self._asker._min_kept}; look at the answers in requests.sqlite of the partial "
-            "folder, then mend the prompt file, drop_flags or the teacher, or lower min_kept_share: no answer is asked for "
-            "twice"
-        )

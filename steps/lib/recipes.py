@@ -24,8 +24,6 @@ from steps.lib.recipe_self_instruct import SelfInstruct
 from steps.lib.rows import Prompt
 from steps.lib.shortening import answered
 
-__all__ = ["AnswerRecipe", "Recipe", "StagePlan", "Work", "digests"]
-
 
 class AnswerRecipe(RecipeBase):
     """Answers to the prompts that are given."""

@@ -445,7 +445,7 @@ def test_too_few_kept_answers_stop_the_step_and_nothing_is_lost(tmp_path: Path) 
 
 
 def test_hopeless_answers_stop_the_step_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steps.lib.programs.EARLY", 10)
+    monkeypatch.setattr("steps.lib.inquiry.EARLY", 10)
     monkeypatch.setattr("steps.lib.exchange.ROOM", 8)
     monkeypatch.setattr("steps.lib.exchange.CHUNK", 4)
     many = [{**PROMPTS[0], "id": str(n), "prompt": f"question {n * 5 + (4 if n % 5 else 0)}"} for n in range(200)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from steps.lib.asking import make_request
+from steps.lib.asking import Requests
 from steps.lib.demand import LOOKED_AT
 from steps.lib.estimate import estimate
 from steps.lib.ledger import Reply, RequestLedger
@@ -59,7 +59,7 @@ def answered(
     with RequestLedger(path) as ledger:
         for row in ROWS[:number]:
             for sample in range(samples):
-                request = make_request(client, file.messages(row, 0), prompt=row.prompt, seed=0, sample=sample)
+                request = Requests(client, 0).make(file.messages(row, 0), prompt=row.prompt, sample=sample)
                 reply = Reply("x", tokens_in=50, tokens_out=20, seconds=seconds, cost=cost)
                 ledger.put(request.key, reply, teacher=teacher, stage="answer", prompt_file="d", source="s")
     return path

@@ -17,9 +17,10 @@ from openai_server import Act, serve
 from pydantic import ValidationError
 from teachers import LOG, SECRET, VARIABLE, collect, http, requests
 
-from steps.lib.asking import Outcome, ask
+from steps.lib.asking import Outcome
 from steps.lib.config import key_view
 from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
+from steps.lib.exchange import ask
 from steps.lib.http_teacher import HttpClient
 from steps.lib.ledger import RequestLedger, Spent
 from steps.lib.runtime import Stop, stop_signals

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from steps.lib import decoding, inference, models, tiny
-from steps.lib.asking import Batching, Outcome, Request, make_request
+from steps.lib.asking import Batching, Outcome, Request, Requests
 from steps.lib.chat import encode_prompt
 from steps.lib.decoding import Decoder, Row, Said, chance, choose, plainly, shared, unable
 from steps.lib.errors import TeacherError
@@ -272,14 +272,12 @@ def teacher(folder: Path, **values: Any) -> LocalTeacher:
 
 
 def requests(client: Any, count: int, *, more: Sequence[str] = ()) -> list[Request]:
-    found = []
+    make, found = Requests(client, 0).make, []
     for k in range(count):
         lang = ("en", "zh")[k % 2]
         turns = [{"role": "system", "content": SYSTEM[lang]}, {"role": "user", "content": f"{k} {WORDS[: 5 + k % 11]}"}]
-        found.append(make_request(client, turns, prompt=str(k), seed=0, sample=0))
-    return found + [
-        make_request(client, [{"role": "user", "content": one}], prompt=one, seed=0, sample=0) for one in more
-    ]
+        found.append(make(turns, prompt=str(k)))
+    return found + [make([{"role": "user", "content": one}], prompt=one) for one in more]
 
 
 class Killed(BaseException):
@@ -384,12 +382,12 @@ def test_answers_do_not_depend_on_neighbours_and_batch_size(folder: Path) -> Non
 def test_samples_and_seeds_draw_apart(folder: Path) -> None:
     client = LocalClient(teacher(folder, temperature=1.0))
     turns = [{"role": "user", "content": "hello"}]
-    wanted = [make_request(client, turns, prompt="hello", seed=s, sample=n) for s in (0, 1) for n in range(6)]
+    wanted = [Requests(client, s).make(turns, prompt="hello", sample=n) for s in (0, 1) for n in range(6)]
     kept: dict[str, Outcome] = {}
     answered(client, wanted, kept)
     assert len({texts(kept)[one.key][0] for one in wanted}) > 9
     greedy = LocalClient(teacher(folder, temperature=0))
-    wanted = [make_request(greedy, turns, prompt="hello", seed=s, sample=n) for s in (0, 1) for n in range(6)]
+    wanted = [Requests(greedy, s).make(turns, prompt="hello", sample=n) for s in (0, 1) for n in range(6)]
     kept = {}
     answered(greedy, wanted, kept)
     assert len({texts(kept)[one.key] for one in wanted}) == 1

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from steps.lib import models, tiny
-from steps.lib.asking import Batching, Outcome, Request, make_request
+from steps.lib.asking import Batching, Outcome, Request, Requests
 from steps.lib.chat import encode_prompt
 from steps.lib.errors import TeacherError
 from steps.lib.teacher import identities, open_client
@@ -151,10 +151,8 @@ def ask(
 
 
 def requests(client: Any, prompts: list[str]) -> list[Request]:
-    return [
-        make_request(client, [{"role": "user", "content": text}], prompt=text, seed=0, sample=0, schema=SCHEMA)
-        for text in prompts
-    ]
+    make = Requests(client, 0, SCHEMA).make
+    return [make([{"role": "user", "content": text}], prompt=text) for text in prompts]
 
 
 def test_the_engine_is_told_what_the_configuration_says(folder: Path, engine: Engine) -> None:
