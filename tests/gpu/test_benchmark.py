@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = "# Page\nbefore\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n"
 
 
+@pytest.mark.long
 @pytest.mark.tiny
 def test_it_measures_every_side_and_writes_its_part_of_the_page(device: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"

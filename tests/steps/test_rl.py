@@ -212,7 +212,7 @@ def test_a_first_drift_off_0_is_refused(drift: float) -> None:
     online.check_first_drift(9e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", pytest.param("grpo", marks=pytest.mark.long)])
 def test_an_easy_reward_rises(chain: TinyChain, tmp_path: Path, algorithm: str) -> None:
     config = RL.model_copy(update={"algorithm": algorithm, "beta": 0.001, "generations": 8})
     config = with_train(config, max_updates=10, batch_size=64, accumulation=1, lr=1e-2, warmup=0.0)
