@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from steps.lib import models, packed, runtime, tiny, training
+from steps.lib import model_files, models, packed, runtime, tiny, training
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
 from steps.lib.errors import ConfigError
@@ -43,14 +43,14 @@ class BaseConfig(Section):
 
 def externals(config: BaseConfig) -> dict[str, str]:
     """The checkpoint's content."""
-    return {} if config.kind == "tiny" else {"checkpoint": models.hub_identity(config.path, config.revision)}
+    return {} if config.kind == "tiny" else {"checkpoint": model_files.hub_identity(config.path, config.revision)}
 
 
 def run(config: BaseConfig, *, corpus: Path | None = None, out: Path, context: Context) -> Metrics:
     """Check the checkpoint, or build the tiny model."""
     if config.kind == "checkpoint":
-        folder = models.resolve(config.path, config.revision)
-        digest = models.model_digest(folder)
+        folder = model_files.resolve(config.path, config.revision)
+        digest = model_files.model_digest(folder)
         models.load_tokenizer(folder)
         facts = json.loads((folder / "config.json").read_text())
         (out / "base.json").write_text(

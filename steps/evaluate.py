@@ -31,7 +31,7 @@ from steps.lib.stages import Stages
 from steps.lib.step import Context, Metrics
 from steps.lib.work_ledger import WorkLedger
 
-VERSION = "3"
+VERSION = "4"
 RECORDS = ("report.md", "report.html")
 COMPARED = (
     ("pretrained", "base"),

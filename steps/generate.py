@@ -56,7 +56,7 @@ from steps.lib.step import Context, Metrics
 from steps.lib.teacher import identities
 from steps.lib.teacher_config import ScriptedTeacherConfig, Teacher
 
-VERSION = "3"
+VERSION = "4"
 RECORDS = ("dropped.parquet",)
 NOT_TEACHERS = re.compile(
     r"answer|shorten|questions|support|persona|ask|(new|critique|revise)\d+|evolve\d+-.*|flags|agreement|funnel"

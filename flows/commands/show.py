@@ -25,9 +25,14 @@ def show(
     samples: int | None = None,
     flag: str | None = None,
     dropped: bool = False,
+    reason: str | None = None,
+    kind: str | None = None,
+    limit: int | None = None,
     json: bool = False,
 ) -> None:
     """Show an artifact: folder, state, metrics, rows, inputs, files, and where and how it was made; of generate also samples.
+
+    With --dropped, of clean: only the rows that it dropped.
 
     Parameters
     ----------
@@ -36,14 +41,21 @@ def show(
     flag
         Only prompts with an answer that has this flag (steps/lib/marks.py), or, with --dropped, this reason.
     dropped
-        Samples of what was dropped, as it came.
+        Of generate: samples of what was dropped, as it came. Of other steps: the dropped rows, and why each was dropped.
+    reason
+        With --dropped: only rows with this reason.
+    kind
+        With --dropped, not of generate: only rows of this kind: documents, prompts, chats, pairs, thumbs, candidates.
+    limit
+        With --dropped, not of generate: so many rows, from the first on.
     json
-        The whole manifest as JSON, with folder, state and size, and the samples asked for.
+        The whole manifest as JSON, with folder, state and size, and the samples asked for. With --dropped, not of generate: a line
+        of JSON for each row, with its whole text.
     """
     from flows.commands.samples import print_samples
     from flows.commands.status import note
     from flows.plan import opened, resolve
-    from steps.lib.errors import ArtifactError
+    from steps.lib.errors import ArtifactError, ConfigError
 
     config, store = opened(profile, recipe, overrides)
     look = resolve(target, config, store)
@@ -54,6 +66,14 @@ def show(
             f"{note(look, store) or 'it was not built yet'}; build it (prefline step {look.step} --upstream), or see "
             f"`prefline why {look.step}`"
         )
+    if (reason, kind, limit) != (None, None, None) and (not dropped or look.step == "generate"):
+        raise ConfigError(
+            "--reason, --kind and --limit cannot be used here: got no --dropped, or generate, because they choose among dropped "
+            "rows; ask with `prefline show clean --dropped --reason R`, of generate with `--dropped --flag R`"
+        )
+    if dropped and look.step != "generate" and samples is None and flag is None:
+        _dropped(store.fetch(artifact, alone=True), reason, kind, limit, json)
+        return
     number = samples if samples is not None else SAMPLES if flag or dropped else 0
     found, matching = (
         _samples(look.step, store.fetch(artifact, alone=True), number, flag, dropped) if number else ([], 0)
@@ -79,6 +99,18 @@ def show(
     if number:
         kind = "prompts with dropped answers" if dropped else "prompts"
         print_samples(console, found, matching, f"{kind} ({flag})" if flag else kind)
+
+
+def _dropped(artifact: Artifact, reason: str | None, kind: str | None, limit: int | None, lines: bool) -> None:
+    from json import dumps
+
+    from flows.commands.dropped import LIMIT, dropped, print_dropped
+
+    rows, counts = dropped(artifact, reason, kind, LIMIT if limit is None else limit, whole=lines)
+    if not lines:
+        print_dropped(terminal(), rows, counts, reason)
+    for row in rows if lines else ():
+        print(dumps(row.page(), ensure_ascii=False))
 
 
 def _samples(step: str, artifact: Artifact, number: int, flag: str | None, dropped: bool) -> tuple[list[Excerpt], int]:

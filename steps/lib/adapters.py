@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from steps.lib import models
+from steps.lib import model_files, models
 from steps.lib.errors import ConfigError
 from steps.lib.methods import (
     AdaLoraSettings,
@@ -211,7 +211,7 @@ def save(model: Any, method: str, out: Path, artifact: Path, stage: models.Stage
     if method == "full":
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
-        before = models.Chain(base=models.model_digest(out / "model"), stages=before.stages)
+        before = models.Chain(base=model_files.model_digest(out / "model"), stages=before.stages)
     else:
         save_adapter(model, out, models.model_folder(artifact), artifact)
     before.model_copy(update={"stages": (*before.stages, stage)}).write(out)

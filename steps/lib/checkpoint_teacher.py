@@ -37,7 +37,8 @@ class Checkpoint:
     def identity(self) -> dict[str, Any]:
         """Content of the model, bytes of the chat template, sampling and precision."""
         if not self._identity:
-            from steps.lib.models import hub_identity, load_tokenizer
+            from steps.lib.model_files import hub_identity
+            from steps.lib.models import load_tokenizer
 
             config = self._config
             self.tokenizer = load_tokenizer(config.model, config.revision)

@@ -1,282 +1,314 @@
-"""Near-copies: 5-token shingles, MinHash bands for candidates, exact Jaccard for the verdict; Chinese and English.
+"""Near-copies among rows, and of guarded rows: signatures propose, exact Jaccard of the shingle sets decides; Chinese and English.
 
-Source: DATA.md 3.1, steps 1 to 8, measured there (precision 1.0; all 9,709 pairs with J >= .7 among 100,000 documents).
-Deviations:
-  1. Each text is lowered alone, so a lower() that changes a length needs no second path.
-  2. The random table of characters is the splitmix64 mix of the code point: nothing is drawn, nothing is seeded.
-  3. ``near_to`` (texts against guarded ones) takes 64 bands x 2 rows and every candidate of a bucket, not the next 8:
+Source: DATA.md 3.1, steps 6 and 7. A caller with many rows makes their ``Sketch`` by shard (signatures.py), joins those, and
+gives ``texts_of``, which reads the texts of candidates again: no shingles are kept, and what is held is the sketch (260 bytes a
+row) and one band (16 bytes a row).
+Deviations, each measured (docs/duplicates.md):
+  1. Buckets are found in one sort of key and row number in one integer, band by band, and candidates are compared at once.
+  2. Exact sets are cut again from the texts, some thousand at a time, and compared by sorting, 62 pairs at a time.
+  3. Below .7 a band has 3 rows, below .6 two, not 4: P(candidate) at .6 is .9999 and at .5 practically 1, not .988 and .873.
+  4. ``against`` (rows against guarded ones) takes 64 bands x 2 rows and every candidate of a bucket, not the next ones only:
      a miss there is held-out text in the training set. P(candidate) at J .3 is .998.
 
-Letters in shape comments: N texts, T tokens, H shingles, C characters of a block.
+Letters in shape comments: N rows, P pairs.
 """
 
 from __future__ import annotations
 
-import functools
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from steps.lib.clusters import Pairs, labels_of
+from steps.lib.shingles import blocks, mix
+from steps.lib.signatures import BINS, Sketch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Hashes = NDArray[np.uint64]
+    from steps.lib.shingles import Hashes, Ints
 
-WIDTH = 5
-"""Tokens a shingle. A text with fewer has none, and is compared by exact content only."""
-ROWS = 128
-"""Hashes of a signature."""
+TextsOf = Callable[["Ints"], Sequence[str]]
+"""Row numbers, ascending and each once -> their texts in that order."""
+
 REACH = 8
-"""Candidates of one bucket are paired up to this distance (DATA.md 3.1: the distance of 1 misses 7 % of clusters)."""
-SLACK = 0.15
-"""Estimated similarity may be this much below the threshold: 3.7 standard deviations of 128 hashes."""
+"""Rows of a large bucket are paired up to this distance (DATA.md 3.1: the distance of 1 misses 7 % of clusters)."""
+SMALL = 64
+"""Rows of a bucket up to which all are paired."""
+ENOUGH = 16
+"""Candidates of a row, estimated at the threshold or more, after which it takes no more from large buckets."""
+DEVIATIONS = 4.5
+"""Standard deviations of a signature's estimate that it may lie below the threshold: .18 at .7, .2 at .5."""
+CHUNK = 1 << 22
+"""Shingles that are held at a time while pairs are verified: 32 MB, and their texts."""
 
-_BLOCK = 200
-_P = 0x9E3779B97F4A7C15
-_Q = 0xC2B2AE3D27D4EB4F
-_CJK = (
-    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x3040, 0x30FF), (0xAC00, 0xD7AF), (0x20000, 0x2FA1F),
-)  # fmt: skip
-_WORDS = ((0x0000, 0x303F), (0xFF00, 0xFFEE))
-
-
-@dataclass(frozen=True)
-class Shingles:
-    """Shingle hashes of N texts, one after another."""
-
-    flat: Hashes
-    """(H,) all hashes; a hash may stand twice in a text."""
-    offsets: NDArray[np.int64]
-    """(N + 1,) text i has flat[offsets[i] : offsets[i + 1]]."""
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def unique(self, text: int) -> Hashes:
-        """The set of hashes of one text, sorted."""
-        import numpy as np
-
-        return np.unique(self.flat[self.offsets[text] : self.offsets[text + 1]])
+_PAIRS = 62
+"""Pairs that are compared in one sort; six bits stand before the hash."""
+_HASH = (1 << 58) - 1
 
 
-def tokens(text: str) -> list[str]:
-    """Tokens of a text in plain Python: what ``shingles`` hashes. Runs of letters and digits; single CJK characters."""
-    table, words, run = _classes(), [], ""
-    for letter in text.lower():
-        kind = table[ord(letter)]
-        if kind != 1 and run:
-            words.append(run)
-            run = ""
-        if kind == 2:
-            words.append(letter)
-        elif kind == 1:
-            run += letter
-    return [*words, run] if run else words
-
-
-def shingles(texts: Sequence[str]) -> Shingles:
-    """Shingle hashes of every text."""
-    import numpy as np
-
-    flats: list[Hashes] = []
-    counts: list[NDArray[np.int64]] = []
-    for start in range(0, len(texts), _BLOCK):
-        hashes, count = _block([text.lower() for text in texts[start : start + _BLOCK]])
-        flats.append(hashes)
-        counts.append(count)
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    if texts:
-        np.cumsum(np.concatenate(counts), out=offsets[1:])
-    return Shingles(np.concatenate(flats) if flats else np.zeros(0, np.uint64), offsets)
-
-
-def near_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Pairs of near-copies.
+def among(rows: Sketch, texts_of: TextsOf, threshold: float) -> Pairs:
+    """Pairs of near-copies among rows.
 
     Args:
-        texts: N texts.
+        rows: N sketches.
+        texts_of: reads the texts of some rows.
         threshold: smallest exact Jaccard similarity of the shingle sets, above 0.
 
     Returns:
-        (i, j, jaccard) with i < j, sorted.
+        Pairs with left < right, sorted.
+    """
+    return verified(candidates(rows, threshold), rows, texts_of, threshold)
+
+
+def candidates(rows: Sketch, threshold: float) -> tuple[Ints, Ints]:
+    """Pairs that may be near-copies, left < right, sorted: the rows whose texts ``among`` reads.
+
+    A caller whose texts lie in many files can lay those of these rows together in one pass before it calls ``verified``.
     """
     import numpy as np
 
-    cut = shingles(texts)
-    full = np.flatnonzero(np.diff(cut.offsets))
-    signed = _sign(cut, full)  # (F, 128), F texts with shingles
-    found: list[Any] = []
-    for keys in _bands(signed, 32):
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        for distance in range(1, REACH + 1):
-            same = np.flatnonzero(keys[distance:] == keys[:-distance])
-            if not len(same):
-                break
-            one, other = order[same], order[same + distance]
-            found.append(np.minimum(one, other) * len(full) + np.maximum(one, other))
-    if not found:
-        return []
-    left, right = np.divmod(np.unique(np.concatenate(found)), len(full))
-    agree = _agreeing(signed, signed, left, right)
-    return list(_verified(cut, cut, full[left], full[right], agree, threshold))
+    full = np.flatnonzero(rows.counts)  # rows with shingles: an empty signature would match all others
+    signed = rows.signature if len(full) == len(rows) else rows.signature[full]
+    hopeful = np.zeros(0, np.int64)
+    taken = np.zeros(len(full), np.int64)  # candidates of each row
+    least = _least(threshold)
+    for keys in _bands(signed, 4 if threshold >= 0.7 else 3 if threshold >= 0.6 else 2):
+        fresh, sure = [hopeful], [hopeful[:0]]
+        for left, right, crowded in _neighbours(keys):
+            codes = left * len(full) + right
+            known = _within(hopeful, codes)
+            known |= crowded & (taken[left] >= ENOUGH) & (taken[right] >= ENOUGH)
+            codes, left, right = codes[~known], left[~known], right[~known]
+            agree = _agreement(signed, signed, left, right)
+            fresh.append(codes[agree >= least])
+            sure.append(codes[agree >= threshold])
+        for side in np.divmod(np.concatenate(sure), len(full)):
+            taken += np.bincount(side, minlength=len(full))
+        hopeful = _sorted(fresh)
+    left, right = np.divmod(hopeful, max(1, len(full)))
+    return full[left], full[right]
 
 
-def clusters(number: int, pairs: Sequence[tuple[int, int, float]]) -> list[int]:
-    """Label of each of ``number`` texts: the smallest member of its cluster (union-find over the pairs)."""
-    parent = list(range(number))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for one, other, _ in pairs:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    return [root(node) for node in range(number)]
-
-
-def near_to(texts: Sequence[str], guarded: Sequence[str], threshold: float) -> dict[int, tuple[int, float]]:
-    """Texts that are near-copies of a guarded text.
-
-    Returns:
-        text -> (the guarded text most like it, exact Jaccard).
-    """
+def against(rows: Sketch, texts_of: TextsOf, guard: Sketch, guard_texts_of: TextsOf, threshold: float) -> Pairs:
+    """Pairs of a row (left) and a guarded row (right) that are near-copies, sorted."""
     import numpy as np
 
-    cut, guard = shingles(texts), shingles(guarded)
-    full, posts = np.flatnonzero(np.diff(cut.offsets)), np.flatnonzero(np.diff(guard.offsets))
+    full, posts = np.flatnonzero(rows.counts), np.flatnonzero(guard.counts)
     if not len(full) or not len(posts):
-        return {}
-    signed, kept = _sign(cut, full), _sign(guard, posts)
-    codes: NDArray[Any] = np.zeros(0, np.int64)
-    for keys, marks in zip(_bands(signed, 64), _bands(kept, 64), strict=True):
+        return _none()
+    signed, kept = rows.signature[full], guard.signature[posts]
+    hopeful = np.zeros(0, np.int64)
+    for keys, marks in zip(_bands(signed, 2), _bands(kept, 2), strict=True):
         order = np.argsort(marks, kind="stable")
         marks = marks[order]
         first, last = np.searchsorted(marks, keys, "left"), np.searchsorted(marks, keys, "right")
-        hits = last - first  # (F,) guarded texts in the same bucket
-        text = np.repeat(np.arange(len(full)), hits)
-        place = np.arange(len(text)) - np.repeat(np.cumsum(hits) - hits, hits) + np.repeat(first, hits)
-        codes = np.union1d(codes, text * len(posts) + order[place])
-    left, right = np.divmod(codes, len(posts))
-    nearest: dict[int, tuple[int, float]] = {}
-    agree = _agreeing(signed, kept, left, right)
-    for one, other, score in _verified(cut, guard, full[left], posts[right], agree, threshold):
-        if score > nearest.get(one, (0, 0.0))[1]:
-            nearest[one] = (other, score)
-    return nearest
+        hit = np.flatnonzero(last > first)
+        for part in _parts((last - first)[hit]):
+            row = hit[part]
+            hits = last[row] - first[row]
+            left = np.repeat(row, hits)
+            right = order[np.arange(len(left)) - np.repeat(np.cumsum(hits) - hits, hits) + np.repeat(first[row], hits)]
+            codes = left * len(posts) + right
+            codes = codes[~_within(hopeful, codes)]
+            left, right = np.divmod(codes, len(posts))
+            hopeful = _sorted([hopeful, codes[_agreement(signed, kept, left, right) >= _least(threshold)]])
+    left, right = np.divmod(hopeful, len(posts))
+    return verified((full[left], posts[right]), rows, texts_of, threshold, guard, guard_texts_of)
 
 
-@functools.cache
-def _classes() -> Any:
-    """(0x110000,) class of each code point: 2 a token of its own (CJK), 1 part of a run (letters, numbers), 0 a gap."""
+def _none() -> Pairs:
     import numpy as np
 
-    table = np.zeros(0x110000, np.uint8)
-    for low, high in _WORDS:
-        table[low : high + 1] = [unicodedata.category(chr(code))[0] in "LN" for code in range(low, high + 1)]
-    for low, high in _CJK:
-        table[low : high + 1] = 2
-    return table
+    return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
-@functools.cache
-def _letters() -> Any:
-    """(0x110000,) a random odd number for each code point."""
+def _bands(signed: NDArray[np.uint16], width: int) -> Iterator[Hashes]:
+    """(N,) bucket keys of each band of ``width`` hashes of a signature, spread over 64 bits."""
     import numpy as np
 
-    return _mix(np.arange(1, 0x110001, dtype=np.uint64)) | np.uint64(1)
+    for low in range(0, BINS - width + 1, width):
+        keys = signed[:, low].astype(np.uint64)
+        for place in range(1, width):
+            keys <<= np.uint64(16)
+            keys |= signed[:, low + place]
+        yield mix(keys + np.uint64(1))
 
 
-def _mix(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+def _neighbours(keys: Hashes) -> Iterator[tuple[Ints, Ints, NDArray[np.bool_]]]:
+    """Pairs of rows of a bucket, by distance, and whether it is a large one: all of a small one, else those up to ``REACH`` apart.
+
+    The row's number takes the low bits of its key, so one sort brings buckets together, each in the order of its rows. Keys that
+    differ in those bits only share a bucket by chance, and the signatures tell them apart.
+    """
     import numpy as np
 
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    bits = np.uint64(max(1, int(len(keys) - 1).bit_length()))
+    keys = (keys >> bits << bits) | np.arange(len(keys), dtype=np.uint64)
+    keys.sort()
+    rows = (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    keys >>= bits
+    # What stands alone goes first: most rows are in no bucket.
+    same = keys[1:] == keys[:-1]
+    shared = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    keys, rows = keys[shared], rows[shared]
+    if not len(keys):
+        return
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    sizes = np.diff(np.append(first, len(keys)))
+    sizes = np.repeat(sizes, sizes)  # of each row's bucket
+    at = np.arange(len(keys))
+    for distance in range(1, SMALL):
+        if distance == REACH + 1:
+            at = at[sizes[at] <= SMALL]
+        at = at[at < len(keys) - distance]
+        at = at[keys[at] == keys[at + distance]]
+        if not len(at):
+            break
+        yield rows[at], rows[at + distance], sizes[at] > SMALL
 
 
-def _block(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
-    """Shingle hashes of some lowered texts, and how many each text has."""
+def _within(ranked: Ints, values: Ints) -> NDArray[np.bool_]:
+    """Which values are in a sorted array."""
     import numpy as np
 
-    codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)  # (C,)
-    kind = _classes()[codes]
-    gap = np.zeros(1, np.uint8)
-    starts = np.flatnonzero((kind == 2) | ((kind == 1) & (np.concatenate((gap, kind[:-1])) != 1)))  # (T,)
-    ends = np.flatnonzero((kind == 2) | ((kind == 1) & (np.concatenate((kind[1:], gap)) != 1))) + 1
-    powers, inverse = np.full(len(codes) + 1, _P, np.uint64), np.full(len(codes) + 1, pow(_P, -1, 2**64), np.uint64)
-    powers[0] = inverse[0] = 1
-    powers, inverse = np.multiply.accumulate(powers), np.multiply.accumulate(inverse)
-    prefix = np.zeros(len(codes) + 1, np.uint64)
-    np.cumsum(_letters()[codes] * powers[:-1], out=prefix[1:])
-    token = _mix((prefix[ends] - prefix[starts]) * inverse[starts])  # (T,)
-    firsts = np.cumsum([0, *(len(text) + 1 for text in texts)])
-    owner = np.searchsorted(firsts, starts, "right") - 1  # (T,) text of each token
-    if len(token) < WIDTH:
-        return np.zeros(0, np.uint64), np.zeros(len(texts), np.int64)
-    last = len(token) - WIDTH + 1
-    total = np.zeros(last, np.uint64)
-    for place in range(WIDTH):
-        total += token[place : place + last] * np.uint64(pow(_Q, place, 2**64))
-    whole = owner[:last] == owner[WIDTH - 1 :]
-    return _mix(total[whole]), np.bincount(owner[:last][whole], minlength=len(texts)).astype(np.int64)
+    if not len(ranked):
+        return np.zeros(len(values), np.bool_)
+    found: NDArray[np.bool_] = ranked[np.minimum(np.searchsorted(ranked, values), len(ranked) - 1)] == values
+    return found
 
 
-def _sign(cut: Shingles, full: NDArray[Any]) -> NDArray[np.uint32]:
-    """(F, 128) MinHash signatures of the texts ``full``, all of which have shingles (an empty one would match all)."""
-    import numpy as np
-    import rensa
-
-    if not len(full):
-        return np.zeros((0, ROWS), np.uint32)
-    # Texts without shingles take no room in flat, so the offsets of the others are enough.
-    offsets = np.append(cut.offsets[full], cut.offsets[-1])
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(cut.flat, offsets.astype(np.uint64), ROWS, 42)
-    return np.array(matrix.to_rows(), np.uint32)
-
-
-def _bands(signed: NDArray[np.uint32], number: int) -> Iterator[Hashes]:
-    """(F,) bucket keys of each band: sums of the band's hashes times odd multipliers."""
+def _sorted(parts: Sequence[Ints]) -> Ints:
+    """All values, sorted, each once. (``np.unique`` is 20 times as slow: it hashes.)"""
     import numpy as np
 
-    width = ROWS // number
-    odd = _mix(np.arange(1, width + 1, dtype=np.uint64)) | np.uint64(1)
-    for low, high in pairwise(range(0, ROWS + 1, width)):
-        yield _mix((signed[:, low:high].astype(np.uint64) * odd).sum(axis=1, dtype=np.uint64))
+    values = np.concatenate(parts)
+    values.sort()
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
 
 
-def _agreeing(one: NDArray[Any], other: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-    """Share of equal hashes of each candidate, an estimate of Jaccard; in blocks, to bound memory."""
+def _parts(sizes: Ints, most: int = 1 << 20) -> Iterator[slice]:
+    """Runs of places whose sizes add up to about ``most``; one that is larger is a run of its own."""
     import numpy as np
 
-    blocks = [np.zeros(0)]
-    for low in range(0, len(left), 65536):
-        part = slice(low, low + 65536)
-        blocks.append((one[left[part]] == other[right[part]]).mean(axis=1))
-    return np.concatenate(blocks)
+    run = np.cumsum(sizes) // most
+    edges = [0, *(np.flatnonzero(run[1:] != run[:-1]) + 1).tolist(), len(sizes)]
+    for low, high in pairwise(edges):
+        if low < high:
+            yield slice(low, high)
 
 
-def _verified(
-    cut: Shingles, guard: Shingles, left: NDArray[Any], right: NDArray[Any], agree: NDArray[Any], threshold: float
-) -> Iterator[tuple[int, int, float]]:
-    """Candidates whose exact Jaccard reaches the threshold."""
+def _least(threshold: float) -> float:
+    """Smallest estimate of a pair that may reach the threshold; it strays like 128 draws, also where bins are borrowed."""
+    return float(threshold - DEVIATIONS * (threshold * (1 - threshold) / BINS) ** 0.5)
+
+
+def _agreement(one: Any, other: Any, left: Ints, right: Ints) -> NDArray[np.float64]:
+    """(P,) share of equal hashes of each candidate, an estimate of Jaccard; in blocks, to bound memory."""
     import numpy as np
 
-    sets: dict[tuple[bool, int], Hashes] = {}
-    hopeful = np.flatnonzero(agree >= threshold - SLACK)
-    for one, other in zip(left[hopeful].tolist(), right[hopeful].tolist(), strict=True):
-        for key, owner in (((False, one), cut), ((cut is not guard, other), guard)):
-            if key not in sets:
-                sets[key] = owner.unique(key[1])
-        mine, theirs = sets[False, one], sets[cut is not guard, other]
-        shared = len(np.intersect1d(mine, theirs, assume_unique=True))
-        score = shared / (len(mine) + len(theirs) - shared)
-        if score >= threshold:
-            yield one, other, score
+    equal = np.zeros(len(left))
+    for low in range(0, len(left), 16384):
+        part = slice(low, low + 16384)
+        equal[part] = np.count_nonzero(one[left[part]] == other[right[part]], axis=1)
+    return equal / BINS
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Exact shingle sets of some texts, one after another."""
+
+    flat: Hashes
+    """Hashes, of each text sorted and each once."""
+    starts: Ints
+    sizes: Ints
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> _Sets:
+        import numpy as np
+
+        flats, low = [np.zeros(0, np.uint64)], 0
+        starts, sizes = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+        for block in blocks(texts):
+            number = len(block.texts)
+            keys = block.windows >> np.uint64(6)
+            keys |= np.repeat(np.arange(number, dtype=np.uint64) << np.uint64(58), np.diff(block.firsts))
+            keys[block.beyond] = np.iinfo(np.uint64).max  # behind all texts
+            keys.sort()
+            keys = keys[: len(keys) - len(block.beyond)]
+            keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+            ends = np.searchsorted(keys, np.arange(1, number + 1, dtype=np.uint64) << np.uint64(58))
+            begins = np.append(0, ends[:-1])
+            starts[block.texts], sizes[block.texts] = low + begins, ends - begins
+            keys &= np.uint64(_HASH)
+            flats.append(keys)
+            low += len(keys)
+        return cls(np.concatenate(flats), starts, sizes)
+
+    def members(self, texts: Ints) -> Hashes:
+        """Hashes of some texts, each text's number among them in the upper six bits."""
+        import numpy as np
+
+        sizes = self.sizes[texts]
+        shift = np.repeat(self.starts[texts] - (np.cumsum(sizes) - sizes), sizes)
+        shift += np.arange(len(shift))
+        hashes = self.flat.take(shift)
+        hashes |= np.repeat(np.arange(len(texts), dtype=np.uint64) << np.uint64(58), sizes)
+        return hashes
+
+
+def verified(
+    proposed: tuple[Ints, Ints],
+    rows: Sketch,
+    texts_of: TextsOf,
+    threshold: float,
+    guard: Sketch | None = None,
+    guard_texts_of: TextsOf | None = None,
+) -> Pairs:
+    """The proposed pairs whose exact Jaccard reaches the threshold, sorted. A cluster is taken at once: a text is cut once or so.
+
+    With a guard, the right side of a pair is a guarded row.
+    """
+    import numpy as np
+
+    left, right = proposed
+    if not len(left):
+        return _none()
+    # One line of numbers for both sides; guarded rows stand behind the rows.
+    behind = 0 if guard is None else len(rows)
+    nodes = _sorted([left, right + behind])
+    one, other = np.searchsorted(nodes, left), np.searchsorted(nodes, right + behind)
+    order = np.lexsort((one, labels_of(len(nodes), one, other)[one]))
+    one, other = one[order], other[order]
+    counts = rows.counts if guard is None else np.concatenate((rows.counts, guard.counts))
+    weights = counts[nodes].astype(np.int64)
+    score = np.zeros(len(one))
+    for part in _parts(weights[one] + weights[other], CHUNK):
+        needed = _sorted([one[part], other[part]])
+        asked = nodes[needed]
+        border = len(asked) if guard is None else int(np.searchsorted(asked, behind))
+        texts = list(texts_of(asked[:border])) if border else []
+        if guard_texts_of is not None and border < len(asked):
+            texts += guard_texts_of(asked[border:] - behind)
+        sets = _Sets.of(texts)
+        score[part] = _jaccard(sets, np.searchsorted(needed, one[part]), np.searchsorted(needed, other[part]))
+    good = np.flatnonzero(score >= threshold)
+    good = good[np.lexsort((other[good], one[good]))]
+    return Pairs(nodes[one[good]], nodes[other[good]] - behind, score[good])
+
+
+def _jaccard(sets: _Sets, one: Ints, other: Ints) -> NDArray[np.float64]:
+    """(P,) exact Jaccard: the hashes of both sides of a pair are sorted together, and the shared ones stand twice."""
+    import numpy as np
+
+    shared = np.zeros(len(one), np.int64)
+    for low in range(0, len(one), _PAIRS):
+        both = np.concatenate((sets.members(one[low : low + _PAIRS]), sets.members(other[low : low + _PAIRS])))
+        both.sort()
+        twice = both[1:][both[1:] == both[:-1]] >> np.uint64(58)
+        count = min(_PAIRS, len(one) - low)
+        shared[low : low + count] = np.bincount(twice.astype(np.int64), minlength=count)
+    similarity: NDArray[np.float64] = shared / (sets.sizes[one] + sets.sizes[other] - shared)
+    return similarity

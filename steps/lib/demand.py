@@ -91,7 +91,7 @@ def is_known(plan: StagePlan, file: PromptFile, first: bool) -> bool:
 
 
 @dataclass(frozen=True)
-class Known:
+class Given:
     """What an estimate rests on."""
 
     teachers: Sequence[Teacher]
@@ -101,7 +101,7 @@ class Known:
     record: OnRecord
 
 
-def known_demand(plan: StagePlan, file: PromptFile, known: Known) -> tuple[dict[str, Demand], int]:
+def known_demand(plan: StagePlan, file: PromptFile, given: Given) -> tuple[dict[str, Demand], int]:
     """Teacher -> demand of a stage whose prompts are known, and how many answers cannot be asked for since a prompt does not fit.
 
     Which teacher gets how many requests is as it will be.
@@ -109,8 +109,8 @@ def known_demand(plan: StagePlan, file: PromptFile, known: Known) -> tuple[dict[
     Raises:
         DataError: a row does not fit, and the prompt file says that this is an error.
     """
-    teachers, rows, record = known.teachers, known.rows, known.record
-    asked = list(_prompts(plan, file, known, _requests(file, teachers, rows.seed) if record.paths else {}))
+    teachers, rows, record = given.teachers, given.rows, given.record
+    asked = list(_prompts(plan, file, given, _requests(file, teachers, rows.seed) if record.paths else {}))
     held = record.held([one.key for one in asked if one.key])
     demands = {}
     for teacher in teachers:
@@ -124,16 +124,16 @@ def known_demand(plan: StagePlan, file: PromptFile, known: Known) -> tuple[dict[
     return demands, rows.of_all(len(rows.sample) * int(plan.per_row) - len(asked))
 
 
-def _prompts(plan: StagePlan, file: PromptFile, known: Known, requests: Mapping[str, Requests]) -> Iterator[_Prompt]:
+def _prompts(plan: StagePlan, file: PromptFile, given: Given, requests: Mapping[str, Requests]) -> Iterator[_Prompt]:
     """The first request of each answer, in the order of the run."""
-    teachers, rows = known.teachers, known.rows
+    teachers, rows = given.teachers, given.rows
     times, shares = int(plan.per_row), [teacher.share for teacher in teachers]
     limited = file.max_context_tokens is not None
     for row in map(as_prompt, rows.sample):
         chosen = assign(shares, times, row.prompt, rows.seed) if len(teachers) > 1 else [0] * times
         for index, places in itertools.groupby(sorted(range(times), key=chosen.__getitem__), key=chosen.__getitem__):
             name = teachers[index].name
-            count = known.counters[name]
+            count = given.counters[name]
             try:
                 messages = file.render(row, rows.seed, count if limited else None).messages
             except OverBudget:
@@ -164,7 +164,7 @@ def _requests(file: PromptFile, teachers: Sequence[Teacher], seed: int) -> dict[
 
 
 def rough_demand(
-    plan: StagePlan, file: PromptFile, known: Known, said: Sequence[float], longest: int | None
+    plan: StagePlan, file: PromptFile, given: Given, said: Sequence[float], longest: int | None
 ) -> dict[str, Demand]:
     """Teacher -> demand of a stage whose prompts are not there yet.
 
@@ -172,7 +172,7 @@ def rough_demand(
         said: tokens that an answer of each earlier stage is expected to have.
         longest: tokens of the pieces that a long row is cut into; None: it is not cut.
     """
-    teachers, rows = known.teachers, known.rows
+    teachers, rows = given.teachers, given.rows
     shown = said[-BEFORE:] if file.variables else said[-1:]
     texts = [as_prompt(row).prompt for row in rows.sample] if file.variables or not said else []
     frame = max(BOUND(_frame(file, language, rows.seed)) for language in LANGUAGES)
@@ -180,7 +180,7 @@ def rough_demand(
     shares = sum(teacher.share for teacher in teachers)
     demands = {}
     for teacher in teachers:
-        count = known.counters[teacher.name]
+        count = given.counters[teacher.name]
         bytes_, tokens = [float(BOUND(text)) for text in texts], [likely(text, count) for text in texts]
         if longest is not None:
             bytes_ = [min(size, longest * BYTES_A_TOKEN) for size in bytes_]
@@ -188,7 +188,7 @@ def rough_demand(
         requests = round(rows.number * plan.per_row * teacher.share / shares)
         demands[teacher.name] = Demand(
             requests,
-            min(known.record.of(plan.name, teacher.name).number, requests),
+            min(given.record.of(plan.name, teacher.name).number, requests),
             frame / BYTES_A_TOKEN + sum(shown) + (fmean(tokens) if tokens else 0.0),
             frame + len(shown) * longest_answer + (fmean(bytes_) if bytes_ else 0.0),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from steps.lib.bill import Estimate, Line
 from steps.lib.costing import answer_tokens, budgets, line_of
-from steps.lib.demand import Known, Rows, is_known, known_demand, rough_demand
+from steps.lib.demand import Given, Rows, is_known, known_demand, rough_demand
 from steps.lib.on_record import OnRecord
 from steps.lib.prompts import PromptFile
 from steps.lib.recipe_parts import StagePlan
@@ -49,7 +49,7 @@ def estimate(
     """
     record, read = OnRecord.read(ledger, earlier), Rows.read(rows, seed)
     counters = {teacher.name: counter(teacher) for teacher in teachers}
-    known = Known(teachers, counters, read, record)
+    given = Given(teachers, counters, read, record)
     lines: list[Line] = []
     said: list[float] = []
     rough: list[str] = []
@@ -57,14 +57,14 @@ def estimate(
     for plan in plans:
         file = PromptFile.read(plan.prompt_file)
         if is_known(plan, file, first=not said):
-            demands, unfit = known_demand(plan, file, known)
+            demands, unfit = known_demand(plan, file, given)
             if unfit:
                 what = "summarised first, which is not counted here" if file.summarises else "dropped"
                 notes.append(
                     f"{unfit:,} answers of {plan.name} are not counted: prompts over max_context_tokens are {what}"
                 )
         else:
-            demands = rough_demand(plan, file, known, said, longest)
+            demands = rough_demand(plan, file, given, said, longest)
             rough.append(plan.name)
         longest_said = 0.0
         for teacher in teachers:

@@ -1,181 +1,154 @@
-"""File formats: JSON, JSONL, CSV, Parquet and plain text as records with their line.
+"""File formats: JSON, JSONL, CSV, Parquet and plain text as records with their line. All are streamed, from any row on.
 
-JSONL, CSV, Parquet and text are streamed; a .json list is read whole.
+A file that is no file of rows is a ``DataError``; a row that cannot be read is ``Unreadable``, and the next one follows.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
+import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from steps.lib import json_text, lines
+from steps.lib.csv_text import Csv
 from steps.lib.errors import DataError
+from steps.lib.json_shape import Shape, shape_of
+from steps.lib.json_text import Broken, Window
+from steps.lib.lines import START, Mark, Record
+from steps.lib.plain_text import documents_of, one_document
+from steps.lib.tables import count_rows, table_rows
 
-Record = tuple[int, Any]
-"""Line, or number of the row where the format has no lines, from 1; and the record, or ``Unreadable``."""
+JSON = (".json", ".jsonl", ".ndjson")
+CSV = (".csv", ".tsv")
+PLAIN = (".txt", ".md")
+SUFFIXES = (*JSON, *CSV, ".parquet", *PLAIN)
+STRIDE = 1000
+"""Rows between two places that are remembered."""
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".txt", ".md")
+Documents = Literal["line", "blank_line", "file"]
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A line that is no record: a reason code, what was seen, and the line."""
+class Way:
+    """How a file is read, as far as it can be said."""
 
-    reason: str
-    detail: str
-    raw: str
-
-
-def check(path: Path) -> None:
-    """Look at a file as a whole.
-
-    Raises:
-        DataError: missing, of no known format, of 0 bytes, or text that is not UTF-8.
-    """
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise DataError(
-            f"file {path} is missing: got {got}, because the configuration names it; correct the path "
-            "(relative ones start at the working directory)"
-        )
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"file {path} is of no known format: got {path.suffix or 'no suffix'}; known are {', '.join(SUFFIXES)}"
-        )
-    if path.stat().st_size == 0:
-        raise DataError(f"file {path} is empty: got 0 bytes; give a file with rows")
-    if path.suffix.lower() == ".parquet":
-        return
-    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-    with path.open("rb") as file:
-        while True:
-            block = file.read(1 << 20)
-            try:
-                line += decoder.decode(block, final=not block).count("\n")
-            except UnicodeDecodeError as error:
-                line += error.object[: error.start].count(b"\n")
-                raise DataError(
-                    f"file {path} is not UTF-8: got byte 0x{error.object[error.start]:02x} in line {line}, "
-                    "because it was saved in another encoding (GBK, UTF-16?); save it as UTF-8"
-                ) from None
-            if not block:
-                return
+    documents: Documents = "line"
+    """What ends a document of a plain text file."""
+    delimiter: str | None = None
+    """What stands between the cells of a CSV file; None looks."""
 
 
-def records(path: Path, documents: str = "line") -> Iterator[Record]:
-    """Records of a file in its order; the suffix names the format.
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a file tells: small, and the same in every process."""
 
-    Args:
-        documents: what ends a document of a plain text file: "line" or "blank_line".
+    rows: int
+    """Records, unreadable ones among them."""
+    marks: tuple[Mark, ...] = (START,)
+    """Places of every ``STRIDE``-th record."""
+
+    def mark(self, row: int) -> Mark:
+        """The last place before a record that is remembered."""
+        return self.marks[min(row // STRIDE, len(self.marks) - 1)]
+
+
+def records(path: Path, way: Way, start: int = 0) -> Iterator[Record]:
+    """Records of a file in its order, behind the first ``start``; the suffix names the format.
+
+    Cost of ``start``: none in Parquet but the rows before it in its row group; elsewhere one pass over the file, which a
+    process does once (``survey``), and at most ``STRIDE`` rows. In a packed file all before it is unpacked.
 
     Raises:
-        DataError: a .json file that is no list, a .csv file without a header, a .parquet file that is none.
+        DataError: the file is no file of rows.
     """
-    suffix = path.suffix.lower()
+    suffix, _ = lines.endings(path)
     if suffix == ".parquet":
-        return _parquet(path)
-    if suffix == ".csv":
-        return _csv(path)
-    if suffix in (".txt", ".md"):
-        return _plain(path, documents)
-    return _json_list(path) if suffix == ".json" and not _is_jsonl(path) else _jsonl(path)
+        return table_rows(path, start)
+    if suffix in PLAIN and way.documents == "file":
+        return itertools.islice(one_document(path), start, None)
+    at = survey(path, way).mark(start) if start else START
+    return itertools.islice((record for record, _ in _walk(path, way, at)), start - at.row, None)
 
 
-def _is_jsonl(path: Path) -> bool:
-    """Whether a .json file holds one object a line."""
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline().strip()
-    try:
-        return isinstance(json.loads(first), dict)
-    except ValueError:
-        return False
+def survey(path: Path, way: Way) -> Survey:
+    """How many records a file has, and where they are. Remembered as long as the file is the same.
+
+    Cost: Parquet, the footer; JSONL, a pass that only looks for line ends; all others, a pass that reads every record.
+    """
+    suffix, _ = lines.endings(path)
+    if suffix == ".parquet":
+        return Survey(count_rows(path))
+    return _survey(path, way, lines.stamp(path))
 
 
-def _json_list(path: Path) -> Iterator[Record]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise DataError(
-            f"file {path} is not JSON: got {error}; repair it, or name it .jsonl if each line is a row"
-        ) from None
-    if not isinstance(value, list):
-        raise DataError(
-            f"file {path} is no list of rows: got {type(value).__name__}, because a .json file holds one "
-            "list of objects; wrap the rows in [ ]"
-        )
-    yield from enumerate(value, 1)
+@functools.lru_cache(maxsize=256)
+def _survey(path: Path, way: Way, stamp: tuple[int, int, int]) -> Survey:
+    suffix, _ = lines.endings(path)
+    if suffix in PLAIN and way.documents == "file":
+        return Survey(sum(1 for _ in one_document(path)))
+    marks, rows = [], 0
+    if suffix in JSON and shape_of(path).kind == "lines":
+        with lines.unpacked(path) as file:
+            for number, offset, data in lines.lines(file):
+                if data.strip():
+                    if rows % STRIDE == 0:
+                        marks.append(Mark(rows, number, offset) if rows else START)
+                    rows += 1
+        return Survey(rows, tuple(marks) or (START,))
+    last = START
+    for _, here in _walk(path, way, START):
+        if rows % STRIDE == 0:
+            marks.append(last)
+        rows += 1
+        last = here() if rows % STRIDE == 0 else last
+    return Survey(rows, tuple(marks) or (START,))
 
 
-def _jsonl(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
+def _walk(path: Path, way: Way, at: Mark) -> Iterator[tuple[Record, Any]]:
+    """Records from a mark on, each with a function that gives the mark behind it."""
+    suffix, _ = lines.endings(path)
+    if suffix in CSV:
+        table = Csv(path, way.delimiter)
+        return ((record, lambda: table.here) for record in table.read(at))
+    if suffix in PLAIN:
+        return documents_of(path, way.documents, at)
+    shape = shape_of(path)
+    return _jsonl(path, at) if shape.kind == "lines" else _json(path, shape, at)
+
+
+def _jsonl(path: Path, at: Mark) -> Iterator[tuple[Record, Any]]:
+    with lines.unpacked(path, at.offset) as file:
+        value_of, limit = json_text.value_of, lines.MAX_ROW
+        for number, _, data in lines.lines(file, at):
+            if line := data.strip():
                 try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield number, Unreadable("json", f"not JSON ({error}); perhaps cut off", line.rstrip("\r\n"))
+                    if len(data) <= limit:
+                        yield (number, value_of(line.decode())), None
+                        continue
+                except UnicodeDecodeError:
+                    pass
+                yield (number, lines.text_of(data)), None
 
 
-def _csv(path: Path) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        if not all(name.strip() for name in header) or len(set(header)) != len(header):
+def _json(path: Path, shape: Shape, at: Mark) -> Iterator[tuple[Record, Any]]:
+    """Rows of a list, or values one behind the other."""
+    begin = at if at.offset else shape.begin
+    with lines.unpacked(path, begin.offset) as file:
+        window = Window(file, begin)
+        window.peek()
+        row = at.row
+        try:
+            found = json_text.values(window) if shape.kind == "values" else json_text.list_rows(window, at.row)
+            for _, value in found:
+                row += 1
+                done = row
+                yield (row, value), lambda: Mark(done, window.line, window.offset)  # noqa: B023
+            if shape.kind == "list" and window.peek():
+                raise Broken(f"more behind the end of the list (line {window.line})")
+        except Broken as broken:
             raise DataError(
-                f"file {path} has no header: got {', '.join(header)!r:.120} as its first line, because "
-                "that line must name each column once; add it"
-            )
-        number = 0
-        while True:
-            number += 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield number, Unreadable("csv", f"not CSV ({error}); a quote may not be closed", "")
-                continue
-            if len(cells) != len(header) and cells:
-                detail = f"{len(cells)} cells, where the header names {len(header)}"
-                yield number, Unreadable("csv", detail, ",".join(cells))
-            elif cells:
-                yield number, dict(zip(header, cells, strict=True))
-
-
-def _parquet(path: Path) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"file {path} is not readable as Parquet: got {error!s:.160}; write it again") from None
-    with file:
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-
-
-def _plain(path: Path, documents: str) -> Iterator[Record]:
-    kept: list[str] = []
-    start = 1
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if documents == "line":
-                if line.strip():
-                    yield number, {"text": line.rstrip("\n")}
-            elif line.strip():
-                start = start if kept else number
-                kept.append(line)
-            elif kept:
-                yield start, {"text": "".join(kept).rstrip("\n")}
-                kept = []
-    if kept:
-        yield start, {"text": "".join(kept).rstrip("\n")}
+                f"file {path} is not JSON: got {broken}; repair it, or name it .jsonl if each line is a row"
+            ) from None

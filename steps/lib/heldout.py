@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from steps.lib.config import Section
-from steps.lib.quality import Finding
+from steps.lib.config import Neutral, Section
 from steps.lib.rows import Chat, Prompt
 from steps.lib.sources import Source
 
@@ -28,21 +28,17 @@ class HeldoutConfig(Section):
     """Fraction of the groups of a kind to hold out where that kind has no held-out source; 0 holds out none."""
     group: float = Field(default=0.5, gt=0, le=1)
     """Jaccard similarity from which two rows are one group, which is held out whole or not at all."""
+    record: Annotated[Path | None, Neutral] = None
+    """The splits.parquet of an earlier run: its rows stay on their side, whatever is added. Null decides every side anew."""
 
-
-def unaskable(chats: Sequence[Chat]) -> dict[int, Finding]:
-    """Held-out chats that evaluation cannot ask: of many user turns, or with the prompt of an earlier one."""
-    first: dict[str, str] = {}
-    found: dict[int, Finding] = {}
-    for number, row in enumerate(chats):
-        users = [turn.content for turn in row.messages if turn.role == "user"]
-        if len(users) != 1:
-            found[number] = "heldout_many_turns", f"{len(users)} user turns; a held-out prompt has one"
-        elif users[0] in first:
-            found[number] = "heldout_duplicate", json.dumps({"kept_id": first[users[0]]})
-        else:
-            first[users[0]] = row.id
-    return found
+    @model_validator(mode="after")
+    def _record_of_a_share(self) -> Self:
+        if self.record and not self.share:
+            raise ValueError(
+                f"record {self.record} is of no use with share 0: nothing would be held out, and rows that it held out would be "
+                "trained on; give the share, or take the record out"
+            )
+        return self
 
 
 def prompt_of(chat: Chat) -> Prompt:

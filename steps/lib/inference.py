@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.lib import models, runtime
+from steps.lib import model_files, models, runtime
 from steps.lib.digests import digest_folder, digest_text
 from steps.lib.streaming import Pieces
 from steps.lib.work_ledger import Recall
@@ -52,11 +52,11 @@ class Later:
 
 def identity(artifact: Path) -> str:
     """Digest of what makes a model: base weights, tokenizer, chat template; the adapter's weights and settings."""
-    parts = [models.model_digest(models.model_folder(artifact))]
+    parts = [model_files.model_digest(models.model_folder(artifact))]
     if (artifact / "adapter").exists():
         settings = json.loads((artifact / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
         settings.pop("base_model_name_or_path", None)  # a path; the base stands above by its content
-        parts += [digest_folder(artifact / "adapter", models.WEIGHTS), json.dumps(settings, sort_keys=True)]
+        parts += [digest_folder(artifact / "adapter", model_files.WEIGHTS), json.dumps(settings, sort_keys=True)]
     return digest_text("\n".join(parts))
 
 

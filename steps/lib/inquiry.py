@@ -46,6 +46,7 @@ class Inquiry:
         prompt_file: what teachers are told.
         samples: answers to each item.
         drop_flags: flags that turn an answer into a ``Lost``.
+        digest: of the prompt file.
         teachers: name -> share of the answers.
         requests: name -> makes requests to this teacher.
         counter: counts tokens as a teacher does.
@@ -63,6 +64,7 @@ class Inquiry:
         samples: int,
         drop_flags: frozenset[str],
         *,
+        digest: str,
         teachers: Mapping[str, float],
         requests: Mapping[str, Requests],
         counter: Callable[[str], Counter],
@@ -73,7 +75,7 @@ class Inquiry:
         min_kept_share: float,
     ) -> None:
         self._name, self._file, self._samples, self._drop = name, prompt_file, samples, drop_flags
-        self._digest, self._marks = prompt_file.digest(), Marks(prompt_file)
+        self._digest, self._marks = digest, Marks(prompt_file)
         self._names, self._shares = list(teachers), list(teachers.values())
         self._requests, self._counter, self._seed = requests, counter, seed
         self._rows, self._funnel = rows, funnel

@@ -5,22 +5,25 @@ A record is one row of a file as a plain mapping; ``convert`` gives the fields o
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from steps.lib.rows import Chat, Message, Pair, Prompt, Row, Text, Thumb
+from steps.lib.turns import TOOLS, Bad, alpaca_turns, check_order, shared_turns, string, transcript, turns_of
 
 Layout = Literal[
-    "text", "prompt", "alpaca", "sharegpt", "messages", "prompt_completion", "preference", "sharegpt_preference", "hh"
-]
+    "text", "prompt", "alpaca", "sharegpt", "messages", "prompt_completion", "preference", "sharegpt_preference", "hh",
+    "alpaca_preference", "openai_preference",
+]  # fmt: skip
 
 FITS: dict[type[Row], tuple[Layout, ...]] = {
     Text: ("text",),
     Prompt: ("prompt", "alpaca", "sharegpt", "messages"),
     Chat: ("prompt_completion", "alpaca", "sharegpt", "messages"),
-    Pair: ("sharegpt_preference", "hh", "preference"),
+    Pair: ("sharegpt_preference", "openai_preference", "alpaca_preference", "hh", "preference"),
     Thumb: ("prompt_completion", "alpaca", "sharegpt", "messages"),
 }
 """Layouts that can give a kind of row, in the order in which they are tried."""
@@ -34,21 +37,11 @@ NEEDS: dict[Layout, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "preference": ("chosen", "rejected"),
     "sharegpt_preference": ("conversations", "chosen", "rejected"),
+    "alpaca_preference": ("instruction", "chosen", "rejected"),
+    "openai_preference": ("input", "preferred_output", "non_preferred_output"),
     "hh": ("chosen", "rejected"),
 }
 """Columns by which a layout is known."""
-
-ROLES: dict[str, Literal["system", "user", "assistant"]] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "observation": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "function_call": "assistant",
-}
-"""Role names of ShareGPT and OpenAI files -> ours. A tool's observation stands where a user's turn stands, and a
-function call is what the assistant said (LLaMA-Factory, data/README.md, sharegpt format)."""
 
 RESERVED = ("id", "lang", "source")
 VERDICTS = ("label", "kto_tag")
@@ -57,28 +50,29 @@ UP_DOWN = {"true": True, "1": True, "false": False, "0": False}
 """A verdict in words, as CSV files have it."""
 
 
-class Bad(Exception):
-    """A record that cannot become a row: which field, a reason code, and what was seen."""
-
-    def __init__(self, reason: str, field: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.field, self.detail = reason, field, detail
-
-
-def detect(kind: type[Row], columns: Collection[str], sample: Mapping[str, Any]) -> Layout | None:
-    """The first layout of ``kind`` whose columns are all there; None when there is none.
+def detect(kind: type[Row], columns: Collection[str], sample: Sequence[Mapping[str, Any]]) -> tuple[Layout, ...]:
+    """The layouts of ``kind`` whose columns are all there. The first is taken; the others are as likely, unless their columns are
+    among those of the first.
 
     Args:
         columns: column names of the file.
-        sample: one record, to tell an HH transcript from a plain preference.
+        sample: records, to tell an HH transcript from a plain preference.
     """
+    said = next((record["chosen"] for record in sample if isinstance(record.get("chosen"), str)), "")
+    found: list[Layout] = []
     for layout in FITS[kind]:
-        needs = NEEDS[layout][:1] if (kind, layout) == (Prompt, "alpaca") else NEEDS[layout]
-        if layout == "hh" and ("prompt" in columns or not str(sample.get("chosen", "")).startswith("\n\nHuman:")):
+        needs = set(_needs(kind, layout))
+        if layout == "hh" and ("prompt" in columns or not said.startswith("\n\nHuman:")):
             continue
-        if set(needs) <= set(columns) and (kind is not Thumb or set(VERDICTS) & set(columns)):
-            return layout
-    return None
+        if not needs <= set(columns) or kind is Thumb and not set(VERDICTS) & set(columns):
+            continue
+        if not found or not any(needs <= set(_needs(kind, other)) for other in found):
+            found.append(layout)
+    return tuple(found)
+
+
+def _needs(kind: type[Row], layout: Layout) -> tuple[str, ...]:
+    return NEEDS[layout][:1] if (kind, layout) == (Prompt, "alpaca") else NEEDS[layout]
 
 
 def ways(kind: type[Row]) -> str:
@@ -87,28 +81,37 @@ def ways(kind: type[Row]) -> str:
     return "; ".join(f"{name} ({', '.join(NEEDS[name])}{also})" for name in FITS[kind])
 
 
+_NO_TOOLS = (
+    "the row comes with tools, which no chat template here is given: it would teach calls of tools that are not there"
+)
+
+
 def convert(kind: type[Row], layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a row of ``kind``, without id, lang and source.
 
     Raises:
         Bad: the record does not fit.
     """
+    if kind is not Text and kind is not Prompt:
+        for name in TOOLS:
+            if name in record and record[name] not in (None, "", "[]", [], {}):
+                raise Bad("tools", name, _NO_TOOLS)
     return _CONVERT[kind](layout, record)
 
 
 def _text(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"text": _string(record, "text")}
+    return {"text": string(record, "text")}
 
 
 def _prompt(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     if layout == "prompt" and isinstance(record.get("prompt"), str):
         if isinstance(record.get("facts"), str):
-            return {"prompt": _string(record, "prompt"), "facts": record["facts"]}
-        return {"prompt": _string(record, "prompt"), "facts": _rest(record, ("prompt",))}
+            return {"prompt": string(record, "prompt"), "facts": record["facts"]}
+        return {"prompt": string(record, "prompt"), "facts": _rest(record, ("prompt",))}
     if layout == "alpaca":
-        turns = _alpaca(record, answered=bool(record.get("output")))
+        turns = alpaca_turns(record, answered=bool(record.get("output")))
     else:
-        turns = _turns(record, {"prompt": "prompt", "sharegpt": "conversations"}.get(layout, "messages"))
+        turns = turns_of(record, {"prompt": "prompt", "sharegpt": "conversations"}.get(layout, "messages"))
     asked = [turn for turn in turns if turn.role == "user"]
     if len(asked) != 1:
         raise Bad("not_one_user_turn", "messages", f"{len(asked)} user turns, where a prompt has one")
@@ -120,54 +123,85 @@ def _chat(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     if record.get("label") is False:
         raise Bad("label_false", "label", "the file marks this answer as a bad one")
     if layout == "alpaca":
-        turns = _alpaca(record, answered=True)
+        turns = alpaca_turns(record, answered=True)
     elif layout == "prompt_completion":
-        turns = [*_turns(record, "prompt"), *_turns(record, "completion", alone="assistant")]
+        turns = [*turns_of(record, "prompt"), *turns_of(record, "completion", alone="assistant")]
     else:
-        turns = _turns(record, "conversations" if layout == "sharegpt" else "messages")
+        turns = turns_of(record, "conversations" if layout == "sharegpt" else "messages")
     field = {"alpaca": "output", "prompt_completion": "completion", "sharegpt": "conversations"}.get(layout, "messages")
-    _ordered(turns, field)
+    check_order(turns, field)
     return {"messages": turns}
 
 
 def _pair(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
+    if layout == "openai_preference":
+        record = _from_openai(record)
     if layout == "hh":
-        chosen, rejected = (_transcript(record, name) for name in ("chosen", "rejected"))
+        chosen, rejected = (transcript(record, name) for name in ("chosen", "rejected"))
         prompt: list[Message] = []
+    elif layout == "alpaca_preference":
+        prompt = alpaca_turns(record, answered=False)
+        chosen, rejected = (turns_of(record, name, alone="assistant") for name in ("chosen", "rejected"))
     else:
         field = "conversations" if layout == "sharegpt_preference" else "prompt"
-        prompt = _turns(record, field) if field == "conversations" or record.get(field) is not None else []
-        chosen, rejected = (_turns(record, name, alone="assistant") for name in ("chosen", "rejected"))
+        prompt = turns_of(record, field) if field == "conversations" or record.get(field) is not None else []
+        chosen, rejected = (turns_of(record, name, alone="assistant") for name in ("chosen", "rejected"))
     if not prompt:
-        prompt = _shared(chosen, rejected)
+        prompt = shared_turns(chosen, rejected)
     if prompt and chosen[: len(prompt)] == prompt and rejected[: len(prompt)] == prompt:
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if not turns:
             raise Bad("equal_pair", name, "chosen and rejected are the same conversation")
-        _ordered([*prompt, *turns], name)
+        check_order([*prompt, *turns], name)
         if len(turns) != 1:
             raise Bad("prompts_differ", name, "more than the last answer differs between chosen and rejected")
     evidence = record.get("evidence")
     if not isinstance(evidence, str):
-        evidence = _rest(record, ("prompt", "conversations", "chosen", "rejected", "margin", "system", "evidence"))
-    margin = record.get("margin")
-    return {
-        "prompt": prompt, "chosen": chosen, "rejected": rejected, "evidence": evidence,
-        "margin": float(margin) if isinstance(margin, (int, float)) else 0.0,
-    }  # fmt: skip
+        used = ("prompt", "conversations", "chosen", "rejected", "margin", "system", "evidence")
+        asked = ("instruction", "input", "history") if layout == "alpaca_preference" else ()
+        evidence = _rest(record, (*used, *asked))
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "evidence": evidence, "margin": _margin(record)}
+
+
+def _margin(record: Mapping[str, Any]) -> float:
+    """How much better chosen is; 0 where nobody says."""
+    value = record.get("margin")
+    if value in (None, ""):
+        return 0.0
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and math.isfinite(margin := float(value)):  # type: ignore[arg-type]
+            return margin
+    raise Bad("wrong_type", "margin", f"got {type(value).__name__} {value!r:.40}, where a number is needed")
+
+
+def _from_openai(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of OpenAI's preference format under TRL's names."""
+    asked = record.get("input")
+    if not isinstance(asked, Mapping):
+        raise Bad("wrong_type", "input", f"got {type(asked).__name__}, where an object with messages is needed")
+    for name in TOOLS:
+        if asked.get(name):
+            raise Bad("tools", f"input.{name}", _NO_TOOLS)
+    moved = {
+        "prompt": asked.get("messages"),
+        "chosen": record.get("preferred_output"),
+        "rejected": record.get("non_preferred_output"),
+    }
+    rest = {name: value for name, value in record.items() if name not in NEEDS["openai_preference"]}
+    return {**rest, **moved}
 
 
 def _thumb(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     label = _verdict(record)
     if layout == "prompt_completion":
-        prompt, completion = _turns(record, "prompt"), _turns(record, "completion", alone="assistant")
+        prompt, completion = turns_of(record, "prompt"), turns_of(record, "completion", alone="assistant")
         field = "completion"
     else:
         field = {"alpaca": "output", "sharegpt": "conversations"}.get(layout, "messages")
-        turns = _alpaca(record, answered=True) if layout == "alpaca" else _turns(record, field)
+        turns = alpaca_turns(record, answered=True) if layout == "alpaca" else turns_of(record, field)
         prompt, completion = turns[:-1], turns[-1:]
-    _ordered([*prompt, *completion], field)
+    check_order([*prompt, *completion], field)
     if completion[0].role != "assistant":
         raise Bad(
             "role_order", field, f"what was judged begins with a turn of {completion[0].role}, not of the assistant"
@@ -213,103 +247,19 @@ _CONVERT: dict[type[Row], Callable[[Layout, Mapping[str, Any]], dict[str, Any]]]
 }
 
 
-def _string(record: Mapping[str, Any], field: str) -> str:
-    """A field that must be text with something in it."""
-    value = record.get(field)
-    if value is None:
-        raise Bad("missing_field", field, f"no {field}; the row has {', '.join(map(str, record)) or 'no field'}")
-    if not isinstance(value, str):
-        raise Bad("wrong_type", field, f"got {type(value).__name__} {value!r:.60}, where text is needed")
-    if not value.strip():
-        raise Bad("empty", field, f"{field} is empty")
-    return value
-
-
-def _optional(record: Mapping[str, Any], field: str) -> str:
-    """A field that may be missing or empty."""
-    return _string(record, field) if record.get(field) not in (None, "") else ""
-
-
-def _alpaca(record: Mapping[str, Any], *, answered: bool) -> list[Message]:
-    """instruction and input are one user turn, joined by a newline; history is a list of (question, answer)."""
-    turns = [Message(role="system", content=system)] if (system := _optional(record, "system")) else []
-    history = record.get("history") or []
-    if not isinstance(history, Sequence) or isinstance(history, str):
-        raise Bad("wrong_type", "history", f"got {type(history).__name__}, where (question, answer) pairs are needed")
-    for number, turn in enumerate(history):
-        if not (isinstance(turn, Sequence) and len(turn) == 2 and all(isinstance(side, str) and side for side in turn)):
-            raise Bad("wrong_type", f"history[{number}]", f"got {turn!r:.60}, where (question, answer) is needed")
-        turns += [Message(role="user", content=turn[0]), Message(role="assistant", content=turn[1])]
-    asked = "\n".join(part for part in (_string(record, "instruction"), _optional(record, "input")) if part)
-    turns.append(Message(role="user", content=asked))
-    return [*turns, Message(role="assistant", content=_string(record, "output"))] if answered else turns
-
-
-def _turns(record: Mapping[str, Any], field: str, *, alone: Literal["user", "assistant"] = "user") -> list[Message]:
-    """A list of turns, one turn, or a plain text, which is a turn of ``alone``. Both spellings of a turn are read."""
-    value = record.get(field)
-    if value is None or isinstance(value, str):
-        return [Message(role=alone, content=_string(record, field))]
-    if isinstance(value, Mapping):
-        value = [value]
-    if not isinstance(value, Sequence):
-        raise Bad("wrong_type", field, f"got {type(value).__name__}, where a list of turns is needed")
-    if not value:
-        raise Bad("empty", field, f"{field} has no turn")
-    system = _optional(record, "system") if field in ("conversations", "messages") else ""
-    turns = [Message(role="system", content=system)] if system else []
-    for number, turn in enumerate(value):
-        place = f"{field}[{number}]"
-        if not isinstance(turn, Mapping):
-            raise Bad("wrong_type", place, f"got {type(turn).__name__}, where a turn with role and content is needed")
-        role = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
-        if role not in ROLES:
-            raise Bad("unknown_role", place, f"got role {role!r:.40}; known are {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise Bad("wrong_type", place, f"got content of type {type(content).__name__}, where text is needed")
-        if not content.strip():
-            raise Bad("empty", place, "the turn has no text")
-        turns.append(Message(role=ROLES[role], content=content))
-    return turns
-
-
-def _ordered(turns: Sequence[Message], field: str) -> None:
-    """system?, then user and assistant by turns, the assistant last: what every chat template takes."""
-    roles = [turn.role for turn in turns]
-    if "assistant" not in roles:
-        raise Bad("no_assistant_turn", field, f"the turns are {', '.join(roles)}; nothing is there to learn from")
-    if roles[-1] != "assistant":
-        raise Bad("last_turn", field, f"the last turn is {roles[-1]}, not assistant")
-    spoken = roles[1:] if roles[0] == "system" else roles
-    if spoken != [("user", "assistant")[number % 2] for number in range(len(spoken))]:
-        raise Bad("role_order", field, f"the turns are {', '.join(roles)}; user and assistant must take turns")
-
-
-def _transcript(record: Mapping[str, Any], field: str) -> list[Message]:
-    """ "\\n\\nHuman: ...\\n\\nAssistant: ..." as turns (Anthropic/hh-rlhf, README)."""
-    pieces = re.split(r"\n\n(Human|Assistant):", _string(record, field))
-    if pieces[0].strip() or len(pieces) < 3:
-        raise Bad("wrong_type", field, "no transcript of the form '\\n\\nHuman: ... \\n\\nAssistant: ...'")
-    turns = []
-    for speaker, said in zip(pieces[1::2], pieces[2::2], strict=True):
-        if not said.strip():
-            raise Bad("empty", field, f"a turn of {speaker} has no text")
-        turns.append(Message(role="user" if speaker == "Human" else "assistant", content=said.strip()))
-    return turns
-
-
-def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> list[Message]:
-    """The turns both conversations begin with: the prompt that TRL calls implicit."""
-    number = 0
-    while number < min(len(chosen), len(rejected)) - 1 and chosen[number] == rejected[number]:
-        number += 1
-    if number == 0:
-        raise Bad("missing_field", "prompt", "no prompt, and chosen and rejected do not begin with the same turns")
-    return list(chosen[:number])
-
-
 def _rest(record: Mapping[str, Any], used: Sequence[str]) -> str:
     """The columns nobody used, as JSON; they are labels."""
     rest = {name: value for name, value in record.items() if name not in (*used, *RESERVED)}
-    return json.dumps(rest, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(rest, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # a float of Parquet that JSON has no number for
+        return json.dumps(_named(rest), ensure_ascii=False, default=str)
+
+
+def _named(value: Any) -> Any:
+    """NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _named(item) for name, item in value.items()}
+    return [_named(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -31,10 +31,11 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from steps.lib import phrases
-from steps.lib.language import detect
+from steps.lib.answers import wrong_language
+from steps.lib.document_rules import repeated
 from steps.lib.likeness import SIZE, folded, jaccard, known_shingles, said, shingles
 from steps.lib.prompts import PromptFile
-from steps.lib.quality import repetition
+from steps.lib.repeats import without_frames
 from steps.lib.rows import Lang
 from steps.lib.rules import Language
 
@@ -58,10 +59,6 @@ RUN = {"zh": (8, 20), "en": (24, 60)}
 """Folded characters of a piece of the instructions, and how many of such pieces side by side make a leak."""
 LOOPS = 0.5
 """Share of repeated pieces in a stretch of an answer above which it goes round in circles; the limit of clean's filter."""
-MIXED = 0.1
-"""Share of Chinese characters in a text from which it counts as Chinese with names or code in it."""
-LETTERS = 20
-"""Letters (Latin; a Chinese character counts for three) without which the language of an answer is not judged."""
 
 
 class Marks:
@@ -163,35 +160,14 @@ def copies(bare: str, shown: str) -> bool:
     return jaccard(shingles(bare), pieces) >= COPY
 
 
-def wrong_language(words: str, prompt: str, lang: Lang, material: Iterable[Any] = ()) -> bool:
-    """Whether the answer is in another language than the row, for no reason that the prompt gives.
-
-    Not judged: rows of another language than zh and en; short answers; what stands in code, in formulas and in addresses; a
-    prompt that speaks of a language or of translating; and one that quotes a word of the answer's language or, with its material,
-    holds a stretch of it.
-    """
-    if lang == "other" or (lang == "en" and words.isascii()):
-        return False
-    if lang == "zh" and len("".join(_HANS.findall(words))) >= MIXED * len(words) and not _KANA.search(words):
-        return False
-    text = _CODE.sub(" ", words)
-    found = detect(text)
-    if found == lang or sum(3 if letter > "\u2e7f" else 1 for letter in text if letter.isalpha()) < LETTERS:
-        return False
-    if phrases.asks_for_language(prompt):
-        return False
-    stretch = _HAN if found == "zh" else _LATIN if found == "en" else _FOREIGN
-    return not any(stretch.search(text) for text in (prompt, *material) if isinstance(text, str))
-
-
 def loops(answer: str) -> bool:
     """Whether the answer repeats itself: in any stretch of it, or, where it is short, all over. Rules and frames, which are
     drawn with one mark, count for nothing."""
     if len(answer) < 100:
-        return bool(_SHORT_LOOP.search(_FRAME.sub(" ", answer)))
+        return bool(_SHORT_LOOP.search(without_frames(answer)))
     if not any(_may_loop(answer[start : start + 1000]) for start in range(0, max(1, len(answer) - 500), 1000)):
         return False
-    return repetition(_FRAME.sub(" ", answer)) > LOOPS
+    return repeated(without_frames(answer)) > LOOPS
 
 
 def _may_loop(stretch: str) -> bool:
@@ -227,13 +203,6 @@ def _bare(example: str) -> str:
     return folded(said(example))
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|https?://\S+", re.DOTALL)
 _VARIABLE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
-_HANS = re.compile(r"[\u3400-\u9fff]+")
-_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
 _FREQUENT = re.compile(r"[o，。的一是在]")
-_FRAME = re.compile(r"([^\w])\1{3,}")
-_HAN = re.compile(r"[\u3400-\u9fff]{2}")
-_LATIN = re.compile(r"(?:[A-Za-z]+[ ,.'’-]+){2}[A-Za-z]+|[A-Za-z]{12}|[\"'“‘「《(（][A-Za-z]{3,}")
-_FOREIGN = re.compile(r"[^\W\d_a-zA-Z\u3400-\u9fff]{2}")
 _SHORT_LOOP = re.compile(r"(.{1,12}?)\1{5,}", re.DOTALL)

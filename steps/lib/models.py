@@ -1,4 +1,4 @@
-"""Loading checkpoints: a local folder or a hub id, an adapter on its base, and what is refused.
+"""Loading models: a checkpoint, an adapter on its base, and the chain that tells which base that is.
 
 An adapter artifact holds ``adapter/`` and ``chain.json``; the chain names the digest of the base that it was trained on, and
 loading it on anything else is an error.
@@ -13,25 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from steps.lib.digests import digest_folder
 from steps.lib.errors import ModelError
 from steps.lib.methods import MERGING
-
-WEIGHTS = ("*.safetensors",)
-IDENTITY = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template.jinja",
-    "chat_templates/*",
-)
-"""Files whose bytes are a model's identity: weights, shape, tokenizer, chat template."""
+from steps.lib.model_files import model_digest, resolve
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Quantize = Literal["4bit", "8bit"] | None
@@ -69,98 +53,6 @@ class Chain(BaseModel):
     def write(self, folder: Path) -> None:
         """Write ``chain.json``."""
         (folder / "chain.json").write_text(self.model_dump_json(indent=1) + "\n")
-
-
-def resolve(path_or_id: str, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint: a folder as it is, a hub id through the hub's cache (downloaded when needed).
-
-    Raises:
-        ModelError: neither a folder nor a model that the hub (or its cache, offline) has.
-    """
-    if Path(path_or_id).is_dir():
-        return check_folder(Path(path_or_id))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if not _looks_like_hub_id(path_or_id):
-        raise ModelError(
-            f"model {path_or_id!r} is not there: got no such folder, because the path is wrong or the checkpoint "
-            "was not put there; give a folder with config.json and *.safetensors, or a hub id such as org/name"
-        )
-    try:
-        return check_folder(Path(snapshot_download(path_or_id, revision=revision, allow_patterns=list(IDENTITY))))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"model {path_or_id!r} could not be fetched: got {type(error).__name__}, because it is neither a local "
-            "folder nor in the hub's cache, and the hub did not give it; give a local folder, or check the id "
-            "and the network"
-        ) from None
-
-
-def _looks_like_hub_id(name: str) -> bool:
-    return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
-
-
-def check_folder(folder: Path) -> Path:
-    """Refuse what would fail late or run foreign code.
-
-    Raises:
-        ModelError: no config.json, no safetensors weights, only pickled weights, code in ``auto_map``, or no tokenizer.
-    """
-    problems: list[str] = []
-    config_path = folder / "config.json"
-    if not config_path.exists():
-        problems.append("no config.json, because it is not the folder of a checkpoint; give the folder that holds it")
-    else:
-        try:
-            config = json.loads(config_path.read_text())
-        except ValueError as error:
-            config = {}
-            problems.append(f"a config.json that does not parse, because {error}; copy it again")
-        if "auto_map" in config:
-            problems.append(
-                "auto_map in config.json, refused because it would run code from the folder; use an architecture that "
-                "transformers has, and remove auto_map"
-            )
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
-        if pickles:
-            problems.append(
-                f"only pickled weights ({', '.join(pickles[:3])}), refused because opening them can run code; convert "
-                "them once with save_pretrained(safe_serialization=True) on a machine you trust them on"
-            )
-        else:
-            problems.append(
-                "no *.safetensors weights, because the copy or download stopped early; copy or download the "
-                "checkpoint again"
-            )
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        problems.append(
-            "no tokenizer (tokenizer.json), because only the model was saved; save the tokenizer into the same folder"
-        )
-    if problems:
-        raise ModelError(f"model folder {folder} cannot be used: got " + "; and ".join(problems))
-    return folder
-
-
-def hub_identity(path_or_id: str, revision: str | None = None) -> str:
-    """Content identity of a checkpoint for keys: the digest of a folder's files, or the hub's commit (offline: the cached one)."""
-    if Path(path_or_id).is_dir():
-        return model_digest(check_folder(Path(path_or_id)))
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        commit = HfApi().model_info(path_or_id, revision=revision, timeout=10).sha
-    except (HfHubHTTPError, OSError, ValueError):
-        folder = resolve(path_or_id, revision)
-        return f"hub:{folder.name}" if folder.parent.name == "snapshots" else model_digest(folder)
-    return f"hub:{commit}"
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of the files that are the model's identity."""
-    return digest_folder(folder, IDENTITY)
 
 
 def model_folder(artifact: Path) -> Path:
@@ -271,7 +163,7 @@ def load_model(
         attention: what attends (``attention.chosen``); None: as transformers chooses.
 
     Raises:
-        ModelError: the checkpoint is refused (``check_folder``), or bitsandbytes is missing.
+        ModelError: the checkpoint is refused (``model_files.check_folder``), or bitsandbytes is missing.
     """
     import torch
     from transformers import AutoModelForCausalLM

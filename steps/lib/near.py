@@ -5,7 +5,7 @@ section 2.2, "Filtering and Postprocessing": 0.7 to any earlier instruction). A 
 tokens that two texts share, and an inverted index counts those for all earlier texts at once; only those that share enough
 are compared.
 Deviations:
-  1. Tokens are those of ``dedup``: a run of letters or digits, or one CJK character. Self-Instruct splits at spaces and
+  1. Tokens are those of ``shingles``: a run of letters or digits, or one CJK character. Self-Instruct splits at spaces and
      throws Chinese away.
   2. No stemming: there is none for Chinese, and the two languages are to be measured alike.
 """
@@ -18,7 +18,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from steps.lib.dedup import tokens
+from steps.lib.shingles import tokens
 
 T = TypeVar("T", bound=Hashable)
 

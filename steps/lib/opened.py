@@ -6,22 +6,25 @@ the step before it starts, and all bad files are named at once.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from pydantic import ValidationError
 
-from steps.lib import formats, layouts
+from steps.lib import layouts
 from steps.lib.errors import ArtifactError, DataError
+from steps.lib.formats import CSV
 from steps.lib.language import detect
-from steps.lib.layouts import Bad, Layout
+from steps.lib.layouts import Layout
+from steps.lib.lines import Unreadable, endings
 from steps.lib.rows import Row
-from steps.lib.sources import Rejected, Source, records_of
+from steps.lib.sources import Found, Rejected, Source, checked_files, count_records, numbered, printable, records_of
+from steps.lib.turns import Bad
 
 R = TypeVar("R", bound=Row)
 HEAD = 100
@@ -30,50 +33,93 @@ HEAD = 100
 
 @dataclass(frozen=True)
 class Opened(Generic[R]):
-    """A source that was looked at and can be read."""
+    """A source that was looked at and can be read. It can be pickled."""
 
     source: Source
     kind: type[R]
     layout: Layout
+    also: tuple[Layout, ...] = ()
+    """Other layouts that the columns fit, where the layout was detected."""
+    files: tuple[str, ...] = ()
+    """Names of the files of a folder; none where the source is no folder."""
+    aside: tuple[str, ...] = ()
+    """Files of the folder that are not read."""
 
     def __str__(self) -> str:
         taken = "detected" if self.source.layout == "auto" else "as configured"
-        return f"{self.source.name}: {self.source.where} as {self.kind.__name__}, layout {self.layout} ({taken})"
+        if self.also:
+            taken += f", though its columns fit {' and '.join(self.also)} too: set `layout` to have that"
+        told = f"{self.source.name}: {self.source.where} as {self.kind.__name__}, layout {self.layout} ({taken})"
+        if self.files:
+            told += f", {len(self.files)} file{'s' if len(self.files) > 1 else ''}"
+        return told + (f", not read: {printable(', '.join(self.aside)):.200}" if self.aside else "")
 
     def __iter__(self) -> Cursor[R]:
         """Rows in the order of the file. Ids are unique inside the source."""
         return Cursor(self)
 
-    def behind(self, skip: int, ids: Iterable[str]) -> Iterator[R | Rejected]:
-        """What comes behind the first ``skip`` rows, which had these ids."""
+    def behind(self, start: int, ids: Iterable[str] = ()) -> Cursor[R]:
+        """What iterating gives behind the first ``start`` rows, bad ones among them; ``ids``: those that these had."""
         cursor = iter(self)
-        cursor.skip(skip, ids)
+        cursor.skip(start, ids)
         return cursor
 
-    def row(self, line: int, record: Any) -> R:
+    def row(self, line: int, record: Any, number: int) -> R:
         """The row of a record.
+
+        Args:
+            line: where the record stands.
+            number: of the file in a folder; 0 where there is none.
 
         Raises:
             Bad: it gives none.
         """
-        if isinstance(record, formats.Unreadable):
-            raise Bad(record.reason, "", record.detail)
         if not isinstance(record, dict):
-            raise Bad("not_object", "", f"got {type(record).__name__} {record!r:.40}, where an object is needed")
-        renamed = _renamed(self.source, record)
-        record = {name: _fill(value, name, self.source.placeholders) for name, value in renamed.items()}
-        fields = layouts.convert(self.kind, self.layout, record)
-        given, lang = record.get("id"), self.source.lang or record.get("lang")
-        if not isinstance(given, str) or not given:
-            given = f"{self.source.name}-{line if given in (None, '') else given}"
+            if isinstance(record, Unreadable):
+                raise Bad(record.reason, "", record.detail)
+            raise Bad("not_object", "", f"got {type(record).__name__} {_short(record)}, where an object is needed")
+        source = self.source
+        if source.columns:
+            record = _renamed(source, record)
+        try:
+            record = _ready(record, source.placeholders)
+            fields = layouts.convert(self.kind, self.layout, record)
+        except RecursionError:
+            raise Bad("too_deep", "", "values are nested without end") from None
+        given, lang = record.get("id"), source.lang or record.get("lang")
+        if not given or type(given) is not str:
+            if given is None or given == "":
+                given = numbered(source.name, number, line)
+            elif isinstance(given, (int, float)):
+                given = f"{source.name}-{given}"
+            else:
+                raise Bad(
+                    "wrong_type", "id", f"got {type(given).__name__} {_short(given)}, where text or a number is needed"
+                )
+        if len(given) > MAX_ID:
+            raise Bad("wrong_type", "id", f"got {len(given):,} characters, where an id has {MAX_ID} at most")
         try:
             return self.kind.model_validate({
-                **fields, "id": given, "source": self.source.name,
+                **fields, "id": given, "source": source.name,
                 "lang": lang if lang in ("zh", "en", "other") else detect(_spoken(fields)),
             })  # fmt: skip
         except ValidationError as error:
             first = error.errors()[0]
             raise Bad("wrong_type", ".".join(map(str, first["loc"])), first["msg"]) from None
+
+    def refused(self, bad: Bad, line: int, record: Any, number: int) -> Rejected:
+        """A record that gives no row, whole."""
+        source, raw = self.source, record.raw if isinstance(record, Unreadable) else record
+        file = self.files[number - 1] if number else source.where
+        field, detail = printable(bad.field), printable(bad.detail)
+        return Rejected(source.name, file, line, field, bad.reason, detail, _json(raw), number=number)
+
+    def rest(self, rows: int) -> Rejected:
+        """What stands for the rows behind the limit."""
+        source = self.source
+        assert source.limit is not None
+        detail = f"{rows} rows after the first {source.limit} were not taken"
+        return Rejected(source.name, source.where, source.limit + 1, "", "limit", detail, "{}", rows)
 
 
 class Cursor(Generic[R]):
@@ -82,7 +128,7 @@ class Cursor(Generic[R]):
     def __init__(self, opened: Opened[R]) -> None:
         self._opened, self._limit = opened, opened.source.limit
         self._records = records_of(opened.source)
-        self._taken = self._rest = 0
+        self._taken, self._ended = 0, False
         self._ids = sqlite3.connect("", check_same_thread=False)
         self._ids.execute("PRAGMA journal_mode=OFF")
         self._ids.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -91,26 +137,28 @@ class Cursor(Generic[R]):
         return self
 
     def __next__(self) -> R | Rejected:
-        source = self._opened.source
-        line, record = self._next()
+        number, line, record = self._next()
         if record is _REST:
-            detail = f"{self._rest} rows after the first {self._limit} were not taken"
-            return Rejected(source.name, source.where, line, "", "limit", detail, "{}", self._rest)
+            return self._opened.rest(line - self._taken)
         try:
-            row = self._opened.row(line, record)
+            row = self._opened.row(line, record, number)
             if not self._remember([row.id]):
                 raise Bad("duplicate_id", "id", f"id {row.id!r} stands twice in this source")
             return row
         except Bad as bad:
-            raw = record.raw if isinstance(record, formats.Unreadable) else record
-            return Rejected(source.name, source.where, line, bad.field, bad.reason, bad.detail, _json(raw))
+            return self._opened.refused(bad, line, record, number)
 
     def skip(self, count: int, ids: Iterable[str]) -> None:
-        """Go behind the next ``count`` rows, which had these ids: they are parsed, but not made again."""
+        """Go behind the next ``count`` rows, bad ones among them, which had these ids.
+
+        Cost: one pass that only looks for line ends (JSONL), that reads footers (Parquet), or that reads every record but makes no
+        rows; a process does it once for a file. Then up to 1,000 rows are parsed for nothing. Of Parquet the rows before the place
+        in its row group are decoded. A packed file is unpacked from its beginning.
+        """
         self._remember(ids)
-        with contextlib.suppress(StopIteration):
-            for _ in range(count):
-                self._next()
+        self._taken += count
+        self._ended = self._limit is not None and self._taken > self._limit  # one row stood for all behind the limit
+        self._records = records_of(self._opened.source, self._taken)
 
     def _remember(self, ids: Iterable[str]) -> int:
         """How many of the ids are new."""
@@ -122,19 +170,22 @@ class Cursor(Generic[R]):
                 "files is full or cannot be written; make room there, or set TMPDIR to another folder"
             ) from error
 
-    def _next(self) -> formats.Record:
-        """The next record, or once ``_REST`` for all behind the limit."""
+    def _next(self) -> Found:
+        """The next record, or once ``_REST`` for all behind the limit, with the number of the last of them."""
         if self._limit is None or self._taken < self._limit:
             record = next(self._records)
             self._taken += 1
             return record
-        self._rest = sum(1 for _ in self._records)
-        if not self._rest:
+        rows = self._taken if self._ended else count_records(self._opened.source)
+        self._ended, self._records = True, iter(())  # which closes the file
+        if rows <= self._taken:
             raise StopIteration
-        return self._taken + 1, _REST
+        return 0, rows, _REST
 
 
 _REST = object()
+MAX_ID = 1000
+"""Characters of an id."""
 
 
 def open_source(source: Source, kind: type[R]) -> Opened[R]:
@@ -143,9 +194,8 @@ def open_source(source: Source, kind: type[R]) -> Opened[R]:
     Raises:
         DataError: missing, not UTF-8, not what its name ends in, empty, or of no known layout.
     """
-    if source.path is not None:
-        formats.check(source.path)
-    head = [record for _, (_, record) in zip(range(HEAD), records_of(source), strict=False)]
+    files, aside = checked_files(source)
+    head = [record for _, (_, _, record) in zip(range(HEAD), records_of(source), strict=False)]
     if not head:
         raise DataError(
             f"source {source.name} ({source.where}) is empty: got no row; give a file with rows, "
@@ -153,8 +203,9 @@ def open_source(source: Source, kind: type[R]) -> Opened[R]:
         )
     records = [record for record in head if isinstance(record, dict)]
     if not records:
+        first = f"{head[0].detail}: {head[0].raw!r:.80}" if isinstance(head[0], Unreadable) else _short(head[0])
         raise DataError(
-            f"source {source.name} ({source.where}) has no readable row: got {head[0]!s:.120} first, "
+            f"source {source.name} ({source.where}) has no readable row: got {first} first, "
             f"because none of its first {len(head)} rows is an object; check the file's format"
         )
     columns = list(dict.fromkeys(str(name) for record in records for name in record))
@@ -167,21 +218,26 @@ def open_source(source: Source, kind: type[R]) -> Opened[R]:
     renamed = [_renamed(source, record) for record in records]
     names = {name for record in renamed for name in record}
     fits = layouts.FITS[kind]
+    folder = () if files == [source.path] else tuple(file.relative_to(str(source.path)).as_posix() for file in files)
     if source.layout == "auto":
-        layout = layouts.detect(kind, names, renamed[0])
+        layout, *also = layouts.detect(kind, names, renamed) or (None,)
         if layout is None:
-            cell = ", because a CSV file's first line must name the columns" if source.where.endswith(".csv") else ""
+            cell = (
+                ", because a CSV file's first line must name the columns"
+                if endings(Path(source.where))[0] in CSV
+                else ""
+            )
             raise DataError(
                 f"source {source.name} ({source.where}) gives no {kind.__name__} rows: got columns "
-                f"{', '.join(columns):.300}{cell}; known layouts are {layouts.ways(kind)}; map names with `columns`"
+                f"{printable(', '.join(columns)):.300}{cell}; known layouts are {layouts.ways(kind)}; map names with `columns`"
             )
-        return Opened(source, kind, layout)
+        return Opened(source, kind, layout, tuple(also), folder, tuple(aside))
     if source.layout not in fits:
         raise DataError(
             f"source {source.name} ({source.where}) cannot give {kind.__name__} rows: got layout "
             f"{source.layout}; layouts that can are {', '.join(fits)}"
         )
-    return Opened(source, kind, source.layout)
+    return Opened(source, kind, source.layout, (), folder, tuple(aside))
 
 
 def open_sources(asked: Sequence[tuple[Source, type[Any]]]) -> list[Opened[Any]]:
@@ -208,24 +264,55 @@ def _renamed(source: Source, record: dict[str, Any]) -> dict[str, Any]:
     return {theirs.get(name, name): value for name, value in record.items()}
 
 
+def _ready(record: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+    """The record with its placeholders filled at every depth; text that no file can hold is refused."""
+    changed = {}
+    for name, value in record.items():
+        kind = type(value)
+        if kind is str:
+            if "{{" not in value and (value.isascii() or _whole(value)):
+                continue
+        elif value is None or kind is int or kind is bool or kind is float:
+            continue
+        changed[name] = _fill(value, name, known)
+    if not all(map(str.isascii, record)) and not _whole("".join(record)):
+        raise Bad(
+            "bad_unicode", next(name for name in record if not _whole(name)), "half of a surrogate pair in a name"
+        )
+    return {**record, **changed} if changed else record
+
+
 def _fill(value: Any, field: str, known: dict[str, str]) -> Any:
-    """Fill {{placeholders}} at every depth, and refuse text that no file can hold."""
+    """``_ready`` for one value."""
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if not value.isascii() and not _whole(value):
             raise Bad("bad_unicode", field, "half of a surrogate pair: the text was cut inside a character")
-        unknown = set(_PLACEHOLDER.findall(value)) - set(known) if "{{" in value else set()
+        if "{{" not in value:
+            return value
+        unknown = set(_PLACEHOLDER.findall(value)) - set(known)
         if unknown:
             names = ", ".join(sorted(unknown))
             raise Bad("placeholder", field, f"no value for {names}; set `placeholders` of the source")
-        return _PLACEHOLDER.sub(lambda found: known[found[1]], value) if "{{" in value else value
+        return _PLACEHOLDER.sub(lambda found: known[found[1]], value)
     if isinstance(value, list):
         return [_fill(item, field, known) for item in value]
     if isinstance(value, dict):
-        return {name: _fill(item, field, known) for name, item in value.items()}
+        return {_fill(name, field, known): _fill(item, field, known) for name, item in value.items()}
     return value
 
 
-_PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+def _whole(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_PLACEHOLDER = re.compile(r"\{\{\s*([^\W\d](?:[\w '-]{0,60}\w)?)\s*\}\}")
+"""{{name}}, {{订单号}}, {{Order Number}}: letters of any script, and between them spaces, dashes and apostrophes. A dot is left to
+code: ``${{ secrets.TOKEN }}`` is no gap in a text."""
 
 
 def _spoken(fields: dict[str, Any]) -> str:
@@ -236,7 +323,18 @@ def _spoken(fields: dict[str, Any]) -> str:
     return "\n".join(turn.content for turn in turns if turn.role != "system")
 
 
+def _short(value: Any) -> str:
+    """The beginning of a value, for a message."""
+    try:
+        return f"{value!r:.40}"
+    except RecursionError:
+        return "..."
+
+
 def _json(record: Any) -> str:
     """JSON that UTF-8 can hold, whatever the record is."""
-    text = json.dumps(record, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(record, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError, TypeError):
+        text = json.dumps(f"a {type(record).__name__} that JSON cannot hold")
     return text.encode("utf-8", "backslashreplace").decode()

@@ -6,11 +6,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 
-def special_token(text: str) -> str | None:
-    """A chat template's own mark inside the text: it would end or open a turn. Source: Qwen, Llama, Mistral, Gemma, DeepSeek."""
-    return _found(_SPECIAL, text) if "<" in text or "[" in text else None
+def special_token(text: str, own: Collection[str] = ()) -> str | None:
+    """A chat template's own mark inside the text: it would end or open a turn. The same for zh and en.
+
+    Source: the templates of Qwen, Phi, Yi, InternLM, Llama 2 to 4, Gemma 1 to 4, Mistral, ChatGLM, DeepSeek (with full-width
+    bars), Baichuan, and the marks for filling in code of StarCoder and Qwen-Coder.
+
+    Args:
+        own: special tokens of the student's own tokenizer, which are looked for as they are.
+    """
+    seen = _found(_SPECIAL, text) if "<" in text or "[" in text else None
+    return seen or next((token for token in own if token in text), None)
 
 
 def think_tag(text: str) -> str | None:
@@ -20,12 +29,16 @@ def think_tag(text: str) -> str | None:
 
 def identity(text: str) -> str | None:
     """The text speaks of itself as an AI, or names its maker. Source: DATA.md 2.5; the common phrases of both languages."""
-    return _found(_IDENTITY, text) if any(name in text for name in _NAMES) else None
+    for name in _LATIN_NAMES if text.isascii() else _NAMES:
+        if name in text:
+            return _found(_IDENTITY, text)
+    return None
 
 
 def refusal(text: str) -> str | None:
     """The text opens with a refusal to help. A polite no further on ("sorry, we cannot ship there") is none."""
-    return _found(_REFUSAL, text)
+    found = _REFUSAL.match(text)
+    return found[0] if found else None
 
 
 def template_heading(text: str) -> str | None:
@@ -44,8 +57,15 @@ def _found(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 _SPECIAL = re.compile(
-    r"<\|[A-Za-z][A-Za-z_0-9]{1,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<｜[^｜\n]{1,30}｜>|</s>\s*\Z"
+    r"<\|[A-Za-z][A-Za-z_0-9]{1,30}\|>"  # Qwen, Phi, Yi, InternLM 2, Llama 3, ChatGLM 3 and 4
+    r"|<｜[^｜\n]{1,30}｜>|<\|[^|\n]{0,20}▁[^|\n]{1,30}\|>"  # DeepSeek, as it is and with its bars folded
+    r"|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|SYSTEM_PROMPT)\]|<</?SYS>>"  # Mistral, Llama 2
+    r"|<(?:start|end)_of_(?:turn|image)>|<\|turn>|<turn\|>"  # Gemma
+    r"|\[gMASK\]|<[se]op>|<eo[hamt]>|\[UNUSED_TOKEN_\d+\]|<reserved_\d+>"  # ChatGLM, InternLM, Baichuan
+    r"|<fim_(?:prefix|middle|suffix|pad)>|<extra_id_\d+>|<unused\d+>"  # StarCoder, T5, Gemma
+    r"|\A\s*(?:<s>(?![^<]{0,300}</s>\s*\S)|<bos>)|(?:</s>|<eos>)\s*\Z"
 )
+"""``<s>``, ``<eos>`` and their like are no more than a word of HTML or of a text about models where they stand within."""
 _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _NAMES = (
     *(
@@ -78,6 +98,7 @@ _NAMES = (
     *("月之暗面", "讯飞", "商汤", "文心一言", "豆包"),
 )
 """Without one of these ``_IDENTITY`` finds nothing; a quick look that most answers do not pass."""
+_LATIN_NAMES = tuple(name for name in _NAMES if name.isascii())
 _MAKERS = (
     r"(?:OpenAI|Anthropic|Google|DeepMind|Meta AI|DeepSeek|Mistral AI|Moonshot AI|ByteDance|Tencent|Baidu|Alibaba)"
 )
@@ -90,7 +111,7 @@ _IDENTITY = re.compile(
     r"(?:model|assistant|chatbot)"
     r"|\b(?:I am|I['’]m) (?:ChatGPT|Qwen|DeepSeek|(?:Claude|Gemini|Bard|Llama|Mistral|Kimi)[, ]+an? )"
     rf"|\b(?:I am|I['’]m|I was|model|assistant|chatbot)\b[^.!?\n]{{0,60}}\b(?:developed|trained|created|made|built) by {_MAKERS}\b"
-    r"|作为(?:一?[个名款位])?(?:文[字本]型?)? ?(?:AI|人工智能) ?(?:语言模型|大?模型|助手|助理|机器人|程序|，|,)"
+    r"|(?<![你您])作为(?:一?[个名款位])?(?:文[字本]型?)? ?(?:AI|人工智能) ?(?:语言模型|大?模型|助手|助理|机器人|程序|，|,)"
     r"|作为(?:一?[个名款位])?(?:大型?)?语言模型"
     r"|我(?:只|就)?是(?:一?[个名款位])? ?(?:AI|人工智能|(?:大型?)?语言模型) ?"
     r"(?:语言模型|大?模型|助手|助理|机器人|程序|无法|不能|没有|[，,。]|\Z)"
@@ -99,26 +120,45 @@ _IDENTITY = re.compile(
     rf"|(?:我是|我由|模型|助手)[^。！？\n]{{0,16}}{_MAKERS_ZH}(?:公司|团队|集团)?(?:自主)?(?:开发|训练|研发|创造|打造|推出)",
     re.IGNORECASE,
 )
-_CANNOT = r"(?: can(?:['’]?t| ?not)| (?:am|are) (?:unable|not able) to|['’](?:m|re) (?:unable|not able) to| won['’]t| will not)"
+_UNABLE = r"(?:unable|not (?:able|equipped|designed|programmed|allowed|permitted|in a position)) to"
+_CANNOT = rf"(?: can(?:['’]?t| ?not)| (?:am|are) {_UNABLE}|['’](?:m|re) {_UNABLE}| won['’]t| will not)"
 _VERBS = (
     r"(?:assist|help|fulfill?|comply|answer|provide|complete|do that|do this|respond|generate|create|write|discuss|share|offer|"
     r"engage|support|continue|process|produce|access|perform|carry out|give|recommend|participate|satisfy)\b"
 )
+_MACHINE = r"as an? (?:AI|artificial intelligence|(?:large )?language model)\b"
 _REFUSAL = re.compile(
-    rf"\A\W*(?:(?:I['’]?m|I am|we are|we['’]re)? ?(?:very |so |really |truly )?(?:sorry|afraid)|(?:I |my )?apolog[a-z]+|"
-    rf"unfortunately)\b[^.!?\n]{{0,20}}?\b(?:I{_CANNOT}(?: \w+)? {_VERBS}|we{_CANNOT} (?:assist|help|comply|answer)\b)"
-    rf"|\A\W*I{_CANNOT} (?:assist|help|comply|fulfill?|answer|provide|do that|engage|respond|support)\b"
-    rf"|\A\W*as an? (?:AI|artificial intelligence|(?:large )?language model)\b[^.!?\n]{{0,60}}?"
-    rf"\bI(?:{_CANNOT}| do(?:n['’]t| not) have\b)"
-    r"|\A\W*(?:非常|很|十分|实在|真的)?(?:抱歉|对不起|不好意思|遗憾)[，,。！!、 ]*(?:但是?|可是|不过)?(?:作为[^，,。]{1,16}[，,])?"
+    r"\W*(?:"
+    rf"(?:(?:(?:I['’]?m|I am|we are|we['’]re)? ?(?:very |so |really |truly )?(?:sorry|afraid)|(?:I |my )?apolog[a-z]+|"
+    rf"unfortunately)\b(?:,? (?:but )?{_MACHINE}[^.!?\n]{{0,40}}?)?[^.!?\n]{{0,20}}?"
+    rf"\b(?:I{_CANNOT}(?: \w+)? {_VERBS}|we{_CANNOT} (?:assist|help|comply|answer)\b))"
+    rf"|I{_CANNOT} (?:assist|help|comply|fulfill?|answer|provide|do that|engage|respond|support)\b"
+    rf"|I(?: am|['’]m) not (?:equipped|designed|programmed|allowed|permitted) to {_VERBS}"
+    r"|I(?: am|['’]m) not (?:able|equipped|in a position) to (?:generate|create|write|discuss|share|offer|give|produce|perform)\b"
+    r"|I(?: am|['’]m| do not feel| don['’]t feel| would not feel) (?:not |un)?comfortable (?:providing|helping|assisting|answering|"
+    r"discussing|writing|creating|generating|sharing)\b"
+    r"|I (?:must|have to|need to|will have to) (?:respectfully |politely )?(?:decline|refuse)\b"
+    r"|I do(?:n['’]t| not) have the (?:ability|capability|capacity) to (?:[a-z]+ly )?(?:access|see|view|browse|open|perform|"
+    r"provide|generate|create|answer|assist|help|determine|know)\b"
+    r"|(?:this|that|your (?:question|request)|the (?:question|request)) (?:is|falls|goes|lies) (?:beyond|outside)"
+    r"(?: of| the scope of)? my (?:capabilit|abilit|scope|knowledge)"
+    rf"|{_MACHINE}[^.!?\n]{{0,60}}?\bI(?:{_CANNOT}| do(?:n['’]t| not) have\b)"
+    r"|(?:非常|很|十分|实在|真的)?(?:抱歉|对不起|不好意思|遗憾)[，,。！!、 ]*(?:但是?|可是|不过)?(?:作为[^，,。]{1,16}[，,])?"
     r"(?:我(?:目前|暂时|现在)?(?:无法|不能|不可以|没有办法|没办法|不便|难以)(?:直接|继续|就此|对此|[为向给帮][您你]){0,2}"
     r"(?:提供|回答|协助|帮助|完成|满足|生成|处理|答复|讨论|回应|执行|继续|访问|给出|参与)"
-    r"|我们(?:无法|不能)(?:回答|协助|帮助|满足))"
-    r"|\A\W*我(?:无法|不能|不可以|没有办法|没办法)(?:直接|继续|[为向给帮][您你]){0,2}(?:提供|回答|协助|帮助|满足|生成|处理|讨论)"
-    r"|\A\W*(?:这个|该|[您你]的)(?:问题|请求|要求)，?我(?:无法|不能)(?:回答|满足|协助)"
-    r"|\A\W*作为(?:一[个名款位])?(?:AI|人工智能|(?:大型?)?语言模型)[^。！？\n]{0,30}?我?(?:无法|不能|没有办法|不具备)",
+    r"|我们(?:无法|不能)(?:回答|协助|帮助|满足)"
+    r"|我(?:没有|不具备)(?:回答|协助|帮助|提供|完成|处理|执行|访问|浏览|查看|讨论)[^，,。]{0,8}(?:能力|功能|权限)"
+    r"|(?:这|[您你]的(?:问题|请求|要求))超出了我的(?:能力|知识|权限))"
+    r"|(?:恕)?我(?:无法|不能|没有办法|没办法)(?:直接|继续|[为向给帮][您你]){0,2}(?:提供|回答|协助|帮助|满足|生成|处理|讨论)"
+    r"|我不可以(?:直接|继续|[为向给帮][您你]){0,2}(?:提供|回答|协助|帮助|满足|生成|处理|讨论)"
+    r"|我(?:不具备|没有)(?:这样|这种|这方面|相关|访问|浏览|查看|生成|执行|实时)[^，,。]{0,12}(?:能力|功能|权限)"
+    r"|(?:这个|该|[您你]的)(?:问题|请求|要求)，?(?:我(?:无法|不能)(?:回答|满足|协助)|超出了?我的(?:能力|知识|权限))"
+    r"|(?:出于|基于|根据)[^，,。]{1,20}(?:考虑|原因|政策|法规|规定|准则)，?我(?:无法|不能|拒绝)(?:直接|继续|[为向给帮][您你]){0,2}"
+    r"(?:提供|回答|协助|帮助|满足|生成|处理|讨论)"
+    r"|作为(?:一[个名款位])?(?:AI|人工智能|(?:大型?)?语言模型)[^。！？\n]{0,30}?我?(?:无法|不能|没有办法|不具备))",
     re.IGNORECASE,
 )
+"""Looked for at the beginning only (``match``)."""
 _HEADING = re.compile(
     r"^(?:### ?(?:Instruction|Response|Input)s?:|#The Given Prompt#|#Rewritten Prompt#|### ?(?:指令|输入|回答)[:：])",
     re.MULTILINE,

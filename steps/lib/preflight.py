@@ -18,9 +18,9 @@ from typing import Any
 
 from steps.lib import chat, checkpoints, footprint, sharded
 from steps.lib.errors import ArtifactError, DataError, PreflineError, TrainingError
+from steps.lib.facts import fold
 from steps.lib.intake import ids_of
 from steps.lib.rows import Message, Pair
-from steps.lib.sieve import fold
 from steps.lib.step import Context, Metrics
 from steps.lib.training import TrainSettings
 

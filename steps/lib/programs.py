@@ -128,11 +128,12 @@ class Asker:
             DataError: flags kept back more answers than may.
             Resumable: a signal came, or a budget is spent.
         """
+        digest = prompt_file.digest()
         inquiry = Inquiry(
-            stage, prompt_file, samples, frozenset(drop_flags),
+            stage, prompt_file, samples, frozenset(drop_flags), digest=digest,
             teachers={one.name: one.share for one in self._teachers},
             requests={
-                name: Requests(client, self.seed, prompt_file.sent_schema, stage, prompt_file.digest())
+                name: Requests(client, self.seed, prompt_file.sent_schema, stage, digest)
                 for name, client in self.clients.items()
             },
             counter=self.counter, seed=self.seed, rows=self.rows, funnel=self.funnel(stage),

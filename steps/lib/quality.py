@@ -1,23 +1,27 @@
-"""Row filters: small pure functions with a reason code each, and the thresholds that switch them.
+"""Row filters: a reason code each, and the thresholds that switch them.
 
-``normalise`` repairs characters. ``judge_text`` and ``judge_chat`` give the first reason for which a row is not kept,
-or None. Rules count characters, never words between spaces: Chinese has none (DATA.md 3.4 lists the English rules that
-keep 0 % of good Chinese documents).
+``judge_texts`` gives the first reason for which a document is not kept, or None, by the measures of ``document_rules``; chats are
+judged in ``chat_rules``. Rules count characters, never words between spaces: Chinese has none (DATA.md 3.4
+lists the English rules that keep 0 % of good Chinese documents).
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from steps.lib.config import Section
-from steps.lib.language import detect
-from steps.lib.phrases import identity, refusal, special_token, template_heading, think_tag
-from steps.lib.rows import Lang, Message
+from steps.lib import document_rules as rules
+from steps.lib.codepoints import HAN, HANGUL, Batch, batches
+from steps.lib.config import Added, Section
+from steps.lib.language import chinese, languages
+from steps.lib.phrases import special_token
+from steps.lib.rows import Lang
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Finding = tuple[str, str]
 """Reason code, and what was seen."""
@@ -42,6 +46,32 @@ class Filters(Section):
     """Share of a document's lines that stood there before, at most."""
     repetition: float | None = Field(default=0.5, ge=0, le=1)
     """Share of repeated 20-character pieces in any stretch of 1,000 characters of a document or answer, at most."""
+    lost_characters: float | None = Field(default=0.01, ge=0, le=1)
+    """Share of characters of a document that a wrong encoding has destroyed (U+FFFD, 锟斤拷), at most."""
+    duplicate_line_chars: Annotated[float | None, Added] = Field(default=None, ge=0, le=1)
+    """Share of a document's characters in lines that stood there before, at most."""
+    top_piece: float | None = Field(default=0.3, ge=0, le=1)
+    """Share of a document's characters that its most frequent piece (zh 4, en 12 characters) covers, at most."""
+    bullet_lines: Annotated[float | None, Added] = Field(default=None, ge=0, le=1)
+    """Share of lines that begin with a bullet, at most, in documents of 5 lines or more."""
+    ellipsis_lines: float | None = Field(default=0.3, ge=0, le=1)
+    """Share of lines that end in … or ..., at most, in documents of 5 lines or more."""
+    open_lines: Annotated[float | None, Added] = Field(default=None, ge=0, le=1)
+    """Share of lines that end without a mark, at most, in documents of 5 lines or more."""
+    short_lines: Annotated[float | None, Added] = Field(default=None, ge=0, le=1)
+    """Share of lines of up to 30 characters (zh: 10), at most, in documents of 5 lines or more."""
+    braces: Annotated[float | None, Added] = Field(default=None, ge=0, le=1)
+    """Share of { and } in a document, at most; off, because documents may quote code."""
+    word_min_chars: Annotated[float | None, Added] = Field(default=None, ge=0)
+    """Characters of a word in the mean, at least; documents with Han, kana or Hangul are not judged."""
+    word_max_chars: Annotated[float | None, Added] = Field(default=None, ge=0)
+    """Characters of a word in the mean, at most; documents with Han, kana or Hangul are not judged."""
+    stop_words: Annotated[int | None, Added] = Field(default=None, ge=0)
+    """Different words of the commonest (en: the, be, to, of ...; zh: 的是在了和有不) in a document of 100 letters, at least."""
+    lorem_ipsum: bool = True
+    """Drop documents with filler text (lorem ipsum, 此处为占位文字)."""
+    script_notice: bool = True
+    """Drop short documents that ask for JavaScript: the page itself was not read."""
     chat_max_chars: int | None = Field(default=20_000, ge=1)
     """Characters a conversation has at most."""
     special_tokens: bool = True
@@ -58,136 +88,100 @@ class Filters(Section):
     """Drop chats whose last answer is the question."""
 
 
-def normalise(text: str) -> str:
-    """NFC; line ends to newline; controls, zero-width characters, byte order marks out; odd spaces folded; stripped.
+def judge_texts(texts: Sequence[str], filters: Filters, special: Sequence[str] = ()) -> list[Finding | None]:
+    """The first filter that each document fails. What one document gets does not hang on the others.
 
-    Joiners (200C, 200D) stay behind emoji and scripts that need them. Punctuation stays as it is.
-    Source: DATA.md 3.7 (NFKC and ftfy rewrite the punctuation of every Chinese document).
+    Args:
+        special: special tokens of the student.
     """
-    if text.isascii() and not _ODD.search(text):
-        return text.strip()
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _SPACES.sub(" ", _ODD.sub("", text))
-    return _JOINERS.sub("", text).strip()
+    found: list[Finding | None] = []
+    for batch in batches(texts):
+        verdicts: list[Finding | None] = [None] * len(batch.texts)
+        for reason, failed, detail in _judged(batch, filters, special, verdicts):
+            for number in failed.tolist():
+                verdicts[number] = verdicts[number] or (reason, detail(number))
+        found += verdicts
+    return found
 
 
-def word_ratio(text: str) -> float:
-    """Share of letters, digits and CJK among the visible characters. Source: DATA.md 3.4."""
-    visible = len(text) - sum(map(len, _BLANK.findall(text)))
-    return sum(map(len, _WORDY.findall(text))) / visible if visible else 0.0
+def _judged(
+    batch: Batch, filters: Filters, special: Sequence[str], verdicts: Sequence[Finding | None]
+) -> Iterator[tuple[str, NDArray[np.intp], Callable[[int], str]]]:
+    """Each filter that is on, in order: its reason, the numbers of the texts that fail it, what was seen in one of them."""
+    import numpy as np
+
+    def least(reason: str, values: NDArray[Any], limit: float) -> tuple[str, NDArray[np.intp], Callable[[int], str]]:
+        return reason, np.flatnonzero(values < limit), lambda number: f"{values[number]:.4f}, at least {limit}"
+
+    def most(reason: str, values: NDArray[Any], limit: float) -> tuple[str, NDArray[np.intp], Callable[[int], str]]:
+        return reason, np.flatnonzero(values > limit), lambda number: f"{values[number]:.4f}, at most {limit}"
+
+    def seen(reason: str, look: Callable[[int], str | None]) -> tuple[str, NDArray[np.intp], Callable[[int], str]]:
+        marks = {number: mark[:80] for number in still() if (mark := look(number))}
+        return reason, np.array(list(marks), np.intp), marks.__getitem__
+
+    def still() -> list[int]:
+        return [number for number, verdict in enumerate(verdicts) if verdict is None]
+
+    def undecided() -> NDArray[np.bool_]:
+        return np.array([verdict is None for verdict in verdicts])
+
+    lengths, texts = batch.lengths, batch.texts
+    if (low := filters.text_min_chars) is not None:
+        yield "too_short", np.flatnonzero(lengths < low), lambda one: f"{lengths[one]} characters, at least {low}"
+    if (high := filters.text_max_chars) is not None:
+        yield "too_long", np.flatnonzero(lengths > high), lambda one: f"{lengths[one]} characters, at most {high}"
+    if filters.languages:
+        judged = [number for number in still() if batch.letters[number] >= 20]
+        spoken = dict(zip(judged, languages(batch, judged), strict=True))
+        yield seen("wrong_language", lambda one: _stranger(spoken.get(one), filters))
+    if filters.special_tokens:
+        yield seen("special_token", lambda one: special_token(texts[one], special))
+    if filters.word_ratio is not None:
+        yield least("word_ratio", rules.word_ratio(batch), filters.word_ratio)
+    if filters.sentence_marks is not None:
+        yield least("sentence_marks", rules.sentence_marks(batch), filters.sentence_marks)
+    if filters.symbol_ratio is not None:
+        yield most("symbol_ratio", rules.symbol_ratio(batch), filters.symbol_ratio)
+    if (limit := filters.duplicate_lines) is not None:
+        yield most("duplicate_lines", rules.duplicate_lines(batch, undecided(), limit), limit)
+    if (limit := filters.repetition) is not None:
+        yield most("repetition", rules.repetition(batch, undecided(), limit), limit)
+    if filters.lost_characters is not None:
+        yield most("lost_characters", rules.lost_characters(batch), filters.lost_characters)
+    if (limit := filters.duplicate_line_chars) is not None:
+        yield most("duplicate_line_chars", rules.duplicate_line_chars(batch, undecided(), limit), limit)
+    if (limit := filters.top_piece) is not None:
+        yield most("top_piece", rules.top_piece(batch, undecided(), chinese(batch), limit), limit)
+    if filters.bullet_lines is not None:
+        yield most("bullet_lines", rules.bullet_lines(batch), filters.bullet_lines)
+    if filters.ellipsis_lines is not None:
+        yield most("ellipsis_lines", rules.ellipsis_lines(batch), filters.ellipsis_lines)
+    if filters.open_lines is not None:
+        yield most("open_lines", rules.open_lines(batch), filters.open_lines)
+    if filters.short_lines is not None:
+        yield most("short_lines", rules.short_lines(batch, chinese(batch)), filters.short_lines)
+    if filters.braces is not None:
+        yield most("braces", rules.braces(batch), filters.braces)
+    if filters.word_min_chars is not None or filters.word_max_chars is not None:
+        values = np.where(
+            rules.judged_by_words(batch) & (batch.count(HAN, HANGUL) == 0), rules.word_length(batch), np.nan
+        )
+        if filters.word_min_chars is not None:
+            yield least("short_words", values, filters.word_min_chars)
+        if filters.word_max_chars is not None:
+            yield most("long_words", values, filters.word_max_chars)
+    if (fewest := filters.stop_words) is not None:
+        han, enough = chinese(batch), rules.judged_by_words(batch)
+        words = {one: rules.stop_words(texts[one], bool(han[one])) for one in still() if enough[one]}
+        yield seen(
+            "stop_words", lambda one: f"{words[one]}, at least {fewest}" if words.get(one, fewest) < fewest else None
+        )
+    if filters.lorem_ipsum:
+        yield seen("lorem_ipsum", lambda one: rules.lorem_ipsum(texts[one]))
+    if filters.script_notice:
+        yield seen("script_notice", lambda one: rules.script_notice(texts[one]))
 
 
-def symbol_ratio(text: str) -> float:
-    """Share of # and … . Source: DATA.md 3.4, after Rae et al., "Gopher", arXiv 2112.11446, table A1."""
-    return (text.count("#") + text.count("…")) / len(text) if text else 0.0
-
-
-def sentence_marks(text: str) -> float:
-    """Share of marks that end a sentence, of both languages. Source: DATA.md 3.4."""
-    return sum(map(text.count, "。！？.!?")) / len(text) if text else 0.0
-
-
-def duplicate_lines(text: str) -> float:
-    """Share of non-empty lines that stood in the text before. Source: Gopher, arXiv 2112.11446, table A1."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return 1 - len(set(lines)) / len(lines) if lines else 0.0
-
-
-def repetition(text: str, size: int = 20, stretch: int = 1000) -> float:
-    """Largest share of repeated pieces of ``size`` characters in any stretch of the text.
-
-    Stretches, because a long text repeats phrases, and because a generator that loops does so at its end.
-    Source: Gopher's duplicate n-grams (arXiv 2112.11446, table A1), on characters, by stretch.
-    """
-    worst = 0.0
-    for start in range(0, max(1, len(text) - stretch // 2), stretch):
-        part = text[start : start + stretch]
-        number = len(part) - size + 1
-        if number >= 4 * size:
-            worst = max(worst, 1 - len({part[place : place + size] for place in range(number)}) / number)
-    return worst
-
-
-def prompt_leak(text: str, system: str = "") -> str | None:
-    """The answer repeats the system turn (20 characters or more of it) or a template's headings. See DATA.md 2.5."""
-    return system if len(system) >= 20 and system in text else template_heading(text)
-
-
-def judge_text(text: str, filters: Filters) -> Finding | None:
-    """The first filter a document fails."""
-    if filters.text_min_chars is not None and len(text) < filters.text_min_chars:
-        return "too_short", f"{len(text)} characters, at least {filters.text_min_chars}"
-    if filters.text_max_chars is not None and len(text) > filters.text_max_chars:
-        return "too_long", f"{len(text)} characters, at most {filters.text_max_chars}"
-    return (
-        _language(text, filters)
-        or (_mark("special_token", special_token(text)) if filters.special_tokens else None)
-        or _least("word_ratio", word_ratio, text, filters.word_ratio)
-        or _least("sentence_marks", sentence_marks, text, filters.sentence_marks)
-        or _most("symbol_ratio", symbol_ratio, text, filters.symbol_ratio)
-        or _most("duplicate_lines", duplicate_lines, text, filters.duplicate_lines)
-        or _most("repetition", repetition, text, filters.repetition)
-    )
-
-
-def judge_chat(turns: Sequence[Message], filters: Filters) -> Finding | None:
-    """The first filter a conversation fails. Short answers are good answers: there is no least length."""
-    spoken = [turn.content for turn in turns if turn.role != "system"]
-    answers = [turn.content for turn in turns if turn.role == "assistant"]
-    system = turns[0].content if turns[0].role == "system" else ""
-    if not all(spoken):
-        return "empty", "a turn has no text"
-    length = sum(len(turn.content) for turn in turns)
-    if filters.chat_max_chars is not None and length > filters.chat_max_chars:
-        return "too_long", f"{length} characters, at most {filters.chat_max_chars}"
-    if filters.echo and any(
-        one.role == "user" and one.content.casefold() == other.content.casefold() for one, other in pairwise(turns)
-    ):
-        return "echo", "the answer is the question"
-    if finding := _language("\n".join(spoken), filters):
-        return finding
-    checks: list[tuple[bool, str, Callable[[str], str | None], Sequence[str]]] = [
-        (filters.special_tokens, "special_token", special_token, [turn.content for turn in turns]),
-        (filters.think_tags, "think_tag", think_tag, answers),
-        (filters.identity, "identity", identity, answers),
-        (filters.refusal, "refusal", refusal, answers[-1:]),
-        (filters.prompt_leak, "prompt_leak", lambda answer: prompt_leak(answer, system), answers),
-    ]
-    for on, reason, check, texts in checks:
-        for text in texts if on else ():
-            if seen := check(text):
-                return reason, seen[:80]
-    for answer in answers:
-        if finding := _most("repetition", repetition, answer, filters.repetition):
-            return finding
-    return None
-
-
-def _language(text: str, filters: Filters) -> Finding | None:
-    lang = detect(text)
-    if not filters.languages or lang in filters.languages or sum(map(str.isalpha, text)) < 20:
-        return None
-    return "wrong_language", f"{lang}, kept are {', '.join(filters.languages)}"
-
-
-def _least(name: str, measure: Callable[[str], float], text: str, limit: float | None) -> Finding | None:
-    if limit is None or (value := measure(text)) >= limit:
-        return None
-    return name, f"{value:.4f}, at least {limit}"
-
-
-def _most(name: str, measure: Callable[[str], float], text: str, limit: float | None) -> Finding | None:
-    if limit is None or (value := measure(text)) <= limit:
-        return None
-    return name, f"{value:.4f}, at most {limit}"
-
-
-def _mark(reason: str, seen: str | None) -> Finding | None:
-    return (reason, seen[:80]) if seen else None
-
-
-_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
-_SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u3000]")
-_JOINERS = re.compile(r"(?<![\u0600-\u0dff\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]")
-_BLANK = re.compile(r"\s+")
-_WORDY = re.compile(r"[^\W_]+")
+def _stranger(lang: Lang | None, filters: Filters) -> str | None:
+    return None if lang is None or lang in filters.languages else f"{lang}, kept are {', '.join(filters.languages)}"

@@ -36,7 +36,7 @@ class Part:
     closed: bool = False
     """Whether no prompt will be added."""
     stretches: list[list[Any]] = field(default_factory=list)
-    """Number of a source, rows read of it, and their ids."""
+    """Number of a source, rows read of it, and their ids; no ids and no rows below where no later run asks for them."""
     rejected: list[tuple[str, int, str]] = field(default_factory=list)
     """Rows that could not be read: reason, how many it stands for, and the row for dropped.parquet as JSON."""
 
@@ -157,10 +157,13 @@ class Reading:
         stretch = part.stretches[-1]
         stretch[1] += 1
         if isinstance(row, Rejected):
-            part.rejected.append((row.reason, row.count, row.dropped("generate").model_dump_json()))
-            self._reject(*part.rejected[-1])
+            rejected = (row.reason, row.count, row.dropped("generate").model_dump_json())
+            if self._finished is not None:
+                part.rejected.append(rejected)
+            self._reject(*rejected)
             return
-        stretch[2].append(row.id)
+        if self._finished is not None:
+            stretch[2].append(row.id)
         part.prompts += 1
         self._prompts(1)
         self._next = self._named(row)

@@ -22,7 +22,6 @@ from pydantic import Field
 
 from steps.lib.asking import draw
 from steps.lib.config import Neutral
-from steps.lib.dedup import tokens
 from steps.lib.items import Answer, Item, Lost
 from steps.lib.near import rouge_l
 from steps.lib.programs import Asker
@@ -31,6 +30,7 @@ from steps.lib.quality import Finding
 from steps.lib.recipe_parts import UNUSABLE, Asking, Passed, StagePlan, Work, counted, fenced
 from steps.lib.recipe_prompts import NewPrompts, child_of
 from steps.lib.rows import Prompt
+from steps.lib.shingles import tokens
 from steps.lib.shortening import answered
 
 Method = Literal["constraints", "deepen", "concretise", "reasoning", "breadth"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from steps.lib.dedup import tokens
 from steps.lib.fences import fence_in
 from steps.lib.items import Answer, Item, Lost
 from steps.lib.language import detect
@@ -16,6 +15,7 @@ from steps.lib.recipe_parts import RecipeBase
 from steps.lib.rendering import language_for
 from steps.lib.replies import Parsed
 from steps.lib.rows import Prompt
+from steps.lib.shingles import tokens
 
 RUN = (10, 8)
 """Chinese characters, and words, in a row that are copied when the instruction has them, too."""

@@ -13,8 +13,6 @@ The URL is the truth. An artifact is visible when its manifest is there: it is c
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import tempfile
@@ -23,16 +21,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from steps.lib.artifact import MANIFEST, Artifact, other_bytes, parse
-from steps.lib.digests import digest_files
-from steps.lib.durable import fsync
+from steps.lib.artifact import MANIFEST, Artifact, parse
 from steps.lib.errors import ArtifactError, Damaged
 from steps.lib.objects import NO_ROOM, Trouble, UrlPlace
 from steps.lib.place import Place
 from steps.lib.store import BROKEN, LOG, Store
 from steps.lib.tickets import abandoned, mark
+from steps.lib.transfer import download, files_of, misfit, rename, settle, upload
 
 HERE = "in the copy on this machine: "
 FETCH = ".fetch-"
@@ -96,7 +92,7 @@ class RemoteStore(Store):
             if not isinstance(found, Artifact):
                 return found if found else f"no {MANIFEST}"
             with tempfile.TemporaryDirectory(prefix="prefline-") as folder:
-                problem = self._download(found, Path(folder))
+                problem = download(self.remote, found, Path(folder))
         here = self._here.prove(key) if found.path.exists() else None
         return problem or (f"{HERE}{here}" if here else None)
 
@@ -138,7 +134,7 @@ class RemoteStore(Store):
                 self._set_aside_there(key, "built again on request")
                 there = None
             if there is None:
-                left = self._upload(artifact)
+                left = upload(self.remote, artifact)
                 if self.remote.create(f"{key}/{MANIFEST}", (artifact.path / MANIFEST).read_bytes()):
                     self.remote.together([partial(self.remote.drop, name) for name in left])
                     return
@@ -214,7 +210,7 @@ class RemoteStore(Store):
         if isinstance(manifest, str):
             return manifest
         artifact = Artifact(self.folder(key), manifest)
-        return _misfit(artifact, self.remote.below(_files_of(artifact))) or artifact
+        return misfit(artifact, self.remote.below(files_of(artifact))) or artifact
 
     def _bring(self, artifact: Artifact) -> Artifact:
         """One artifact's bytes into the cache, by way of a folder beside it."""
@@ -230,11 +226,11 @@ class RemoteStore(Store):
             shutil.rmtree(left, ignore_errors=True)
         try:
             work.mkdir(parents=True)
-            problem = self._download(artifact, work)
+            problem = download(self.remote, artifact, work)
             if problem is None:
-                _settle(work, artifact.manifest)
+                settle(work, artifact.manifest)
                 with suppress(FileExistsError):  # another process was quicker
-                    _rename(work, folder)
+                    rename(work, folder)
                 return Artifact.read(folder)
         except OSError as error:
             if isinstance(error, Trouble) and error.errno not in NO_ROOM:
@@ -251,42 +247,6 @@ class RemoteStore(Store):
             f"artifact {key} at {self.name} is damaged: got {problem}, because it was changed after it was uploaded; it is "
             "set aside there: run the same command again, which builds it again"
         )
-
-    def _download(self, artifact: Artifact, work: Path) -> str | None:
-        """All files into a folder; what is wrong with them, or None. One with wrong bytes is fetched a second time."""
-        files = artifact.manifest["files"]
-        LOG.info("fetching %s from %s: %d files, %.1f MB", artifact.key, self.name, len(files), artifact.size / 1e6)
-        for folder in {(work / name).parent for name in files}:
-            folder.mkdir(parents=True, exist_ok=True)
-        wrong = list(files)
-        for _ in range(2):
-            jobs = [partial(self.remote.download, f"{_files_of(artifact)}/{name}", work / name) for name in wrong]
-            for name, came in zip(wrong, self.remote.together(jobs), strict=True):
-                if not came:
-                    return f"no file {name}, which the manifest lists"
-            digests = dict(zip(wrong, digest_files([work / name for name in wrong]), strict=True))
-            wrong = [name for name in wrong if digests[name] != files[name]["sha256"]]
-            if not wrong:
-                return None
-        size = (work / wrong[0]).stat().st_size
-        if size != int(files[wrong[0]]["size"]):
-            return f"{wrong[0]} of {size} bytes, where the manifest says {files[wrong[0]]['size']}"
-        return other_bytes(wrong[0], digests[wrong[0]], str(files[wrong[0]]["sha256"]))
-
-    def _upload(self, artifact: Artifact) -> list[str]:
-        """Put all files that are not there yet. Returns what else lies at the key: leftovers of uploads never finished."""
-        files, at = artifact.manifest["files"], _files_of(artifact)
-        there = self.remote.below(artifact.key)
-        LOG.info("keeping %s at %s: %d files, %.1f MB", artifact.key, self.name, len(files), artifact.size / 1e6)
-
-        async def put(name: str) -> None:
-            target, digest = f"{at}/{name}", str(files[name]["sha256"])
-            same_size = there.get(target) == int(files[name]["size"])
-            if not (same_size and (await self.remote.notes(target)).get("sha256") == digest):
-                await self.remote.upload(artifact.path / name, target, sha256=digest)
-
-        self.remote.together([partial(put, name) for name in files])
-        return [name for name in there if not name.startswith(at + "/") and name != f"{artifact.key}/{MANIFEST}"]
 
     def _set_aside_there(self, key: str, reason: str, meant: Callable[[bytes], bool] = lambda now: True) -> None:
         """Take the manifest away, so that nobody sees the artifact any more, then move its files.
@@ -308,39 +268,6 @@ class RemoteStore(Store):
         names = {name: name.removeprefix(f"{key}/").partition("/")[2] for name in self.remote.below(key)}
         jobs = [partial(self.remote.move, name, f"{target}/{rest}") for name, rest in names.items() if rest]
         self.remote.together(jobs)
-
-
-def _files_of(artifact: Artifact) -> str:
-    """Folder of an artifact's files at the URL."""
-    return f"{artifact.key}/{artifact.seal[:12]}"
-
-
-def _misfit(artifact: Artifact, sizes: dict[str, int]) -> str | None:
-    """A file that is not there, or has another size; None when all fit."""
-    for name, facts in artifact.manifest["files"].items():
-        size = sizes.get(f"{_files_of(artifact)}/{name}")
-        if size is None:
-            return f"no file {name}, which the manifest lists"
-        if size != int(facts["size"]):
-            return f"{name} of {size} bytes, where the manifest says {facts['size']}"
-    return None
-
-
-def _settle(work: Path, manifest: dict[str, Any]) -> None:
-    """Manifest last, and all on the disk."""
-    (work / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
-    for path in (*work.rglob("*"), work):
-        fsync(path)
-
-
-def _rename(work: Path, folder: Path) -> None:
-    try:
-        os.rename(work, folder)
-    except OSError as error:
-        if folder.is_dir():  # POSIX lets a system say EEXIST or ENOTEMPTY
-            raise FileExistsError(*error.args) from error
-        raise
-    fsync(folder.parent)
 
 
 @contextmanager

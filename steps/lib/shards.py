@@ -1,31 +1,34 @@
-"""A source in shards: some thousand rows at a time are read, their characters repaired, and the filters asked; each row alone.
+"""Shards of rows: some thousand rows of a source are read, repaired and judged, each alone, and lie as files in the resume folder.
 
-A finished shard is a plain value that a step can keep; a run that goes on takes it from there. The rows that come out, and their
-order, are the same for every size of a shard.
+A shard is ``NAME.parquet`` (the rows as they would be kept), ``NAME.npz`` (their facts) and ``NAME-dropped.parquet`` (rows that
+could not be taken). Its summary, which goes into the work ledger, names the digests of these files; a shard whose files are not
+the ones that were written is made again. The rows that come out, and their order, are the same for every size of a shard.
 """
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from steps.lib.quality import Filters, Finding, judge_chat, judge_text, normalise
-from steps.lib.rows import Chat, Dropped, Message, Pair, Prompt, Row, Text, Thumb
+from steps.lib.facts import facts_of, texts_of
+from steps.lib.quality import Finding
+from steps.lib.rows import Dropped, Row, to_table, write_parquet
 from steps.lib.sources import Rejected
-from steps.lib.work_ledger import Recall
+from steps.lib.standards import Standards
+from steps.lib.work_ledger import WorkLedger
+from steps.lib.workers import Known, Task
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
-
-TURNS: dict[type[Row], tuple[str, ...]] = {
-    Chat: ("messages",),
-    Pair: ("prompt", "chosen", "rejected"),
-    Thumb: ("prompt", "completion"),
-}
-"""Rows with turns -> the fields that hold them."""
+DETAIL = "#detail"
+"""Column of a shard's rows beside their own: what the filter saw that the row fails."""
 
 
 @dataclass
@@ -37,130 +40,173 @@ class Shard(Generic[R]):
     """For each of the rows, the filter it fails."""
     dropped: list[tuple[Dropped, int]] = field(default_factory=list)
     """What could not be taken, and how many rows each stands for."""
-    ids: list[str] = field(default_factory=list)
-    """Ids of the rows that were read; none where the source needs none to go on."""
+    gone: list[str] = field(default_factory=list)
+    """Ids of rows that were read, of which nothing was left."""
+    repaired: Counter[str] = field(default_factory=Counter)
+    """Repair of characters -> rows with it."""
+    redacted: Counter[str] = field(default_factory=Counter)
+    """Type of personal data -> how many were replaced."""
 
     def keep(self, row: R, finding: Finding | None) -> None:
         """Take a row."""
         self.rows.append(row)
         self.findings.append(finding)
 
-    def dump(self) -> dict[str, Any]:
-        """The shard as plain JSON."""
+    def write(self, folder: Path, name: str, kind: type[R]) -> dict[str, Any]:
+        """Write the files of the shard, each whole or not there; its summary."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        reasons = list(dict.fromkeys(finding[0] for finding in self.findings if finding))
+        numbers = [1 + reasons.index(finding[0]) if finding else 0 for finding in self.findings]
+        details = pa.array([finding[1] if finding else None for finding in self.findings], pa.string())
+        table = to_table(self.rows, kind).append_column(DETAIL, details)
+        facts = facts_of(self.rows, numbers)
+        counts = Counter[str]()
+        for row, count in self.dropped:
+            counts[row.reason] += count
+        own: dict[str, Callable[[Path], None]] = {
+            ".parquet": lambda path: pq.write_table(table, path, compression="zstd"),
+            ".npz": lambda path: _save(path, facts),
+        }
+        if self.dropped:
+            own["-dropped.parquet"] = lambda path: write_parquet(path, [row for row, _ in self.dropped], Dropped)
+        for ending, write in own.items():
+            draft = folder / f"{name}{ending}.draft"
+            write(draft)
+            os.replace(draft, folder / f"{name}{ending}")
         return {
-            "rows": [row.model_dump() for row in self.rows],
-            "findings": self.findings,
-            "dropped": [(row.model_dump(), count) for row, count in self.dropped],
-            "ids": self.ids,
+            "name": name,
+            "rows": len(self.rows),
+            "reasons": reasons,
+            "dropped": counts,
+            "gone": self.gone,
+            "repaired": self.repaired,
+            "redacted": self.redacted,
+            "files": {f"{name}{ending}": _digest(folder / f"{name}{ending}") for ending in own},
         }
 
-    @classmethod
-    def load(cls, value: Mapping[str, Any], kind: type[R]) -> Shard[R]:
-        """The shard of rows of ``kind`` that was dumped."""
-        return cls(
-            [kind.model_validate(row) for row in value["rows"]],
-            [(finding[0], finding[1]) if finding else None for finding in value["findings"]],
-            [(Dropped.model_validate(row), count) for row, count in value["dropped"]],
-            value["ids"],
-        )
+
+def _save(path: Path, facts: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez(file, **facts)
+
+
+def whole_files(folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Whether the files of a shard are those that were written."""
+    try:
+        return all(_digest(folder / name) == digest for name, digest in summary["files"].items())
+    except FileNotFoundError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file's bytes. (``digests.digest_file`` waits until a young file has aged, to remember it; these are not asked for
+    twice.)"""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shards(
-    rows: Callable[[int, list[str]], Iterable[T]],
-    size: int,
-    work: Callable[[Iterable[T]], Shard[R]],
-    kind: type[R],
+    name: str,
     facts: Mapping[str, Any],
-    recall: Recall,
-) -> Iterator[Shard[R]]:
-    """A source in shards of ``size`` rows, in order.
+    size: int,
+    rows: Callable[[int, list[str]], Iterable[Any]],
+    look: Callable[..., dict[str, Any]],
+    arguments: tuple[Any, ...],
+    folder: Path,
+    ledger: WorkLedger,
+) -> Iterator[Task | Known]:
+    """A source in shards of ``size`` rows, as tasks in their order; finished ones are known.
 
     Args:
-        rows: opens the source behind so many rows, which had these ids; not called while finished shards are there.
+        name: of the source, for files and messages.
+        facts: content of the source, how it is read, and all else that ``look`` depends on.
         size: rows of a shard.
-        work: what is done to the rows of one shard; it looks at each row alone.
-        kind: type of the rows that come out.
-        facts: content of the source, how it is read, and all that ``work`` depends on.
-        recall: keeps finished shards.
+        rows: opens the source behind so many rows, which had these ids; not called while finished shards are there.
+        look: ``look(rows as pickled list, folder, name, *arguments)`` writes a shard and gives its summary.
+        arguments: what ``look`` gets besides.
+        folder: where the shards lie.
+        ledger: knows finished shards.
     """
-    reader: Iterator[T] | None = None
-    place, ids = 0, list[str]()
-
-    def compute(start: int) -> dict[str, Any]:
-        nonlocal reader, place
+    reader: Iterator[Any] | None = None
+    place, before = 0, list[Mapping[str, Any]]()
+    for number in itertools.count():
+        start, own = number * size, f"{name}-{number:05}"
+        content = {**facts, "name": name, "from": start, "to": start + size}
+        if found := ledger.known(content, lambda summary: whole_files(folder, summary)):
+            yield Known(found[0])
+            if found[0]["last"]:
+                return
+            if reader is None:
+                before.append(found[0])
+            continue
         if reader is None:
-            reader, place = iter(rows(start, ids)), start
+            reader, place = iter(rows(start, _ids(folder, before))), start
         taken = list(itertools.islice(reader, start - place, start - place + size))
         place = start + len(taken)
-        return {"last": len(taken) < size, **work(taken).dump()}
-
-    for start in itertools.count(0, size):
-        value = recall({**facts, "from": start, "to": start + size}, functools.partial(compute, start))
-        shard = Shard.load(value, kind)
-        yield shard
-        if value["last"]:
+        last = len(taken) < size
+        packed = pickle.dumps(taken, pickle.HIGHEST_PROTOCOL)
+        amount = len(taken)
+        del taken
+        yield Task(own, content, look, _given(packed, folder, own, last, *arguments), amount)
+        if last:
             return
-        if reader is None:
-            ids += shard.ids
 
 
-def taken(rows: Iterable[R | Rejected], step: str, filters: Filters | None) -> Shard[R]:
-    """Rows of a source with their characters repaired, and the filter each fails; what could not be read is dropped.
+def _given(*arguments: Any) -> Callable[[], tuple[Any, ...]]:
+    return lambda: arguments
+
+
+def _ids(folder: Path, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of all rows that finished shards had."""
+    import pyarrow.parquet as pq
+
+    ids: list[str] = []
+    for summary in summaries:
+        ids += pq.read_table(folder / f"{summary['name']}.parquet", columns=["id"])["id"].to_pylist()
+        ids += summary["gone"]
+    return ids
+
+
+def look(
+    packed: bytes, folder: Path, name: str, last: bool, kind: type[R], step: str, standards: Standards
+) -> dict[str, Any]:
+    """Repair and judge rows of a source, and write them as a shard.
 
     Args:
-        filters: None for rows that are held out, which no filter judges.
+        packed: pickled list of rows, and of what could not be read.
+        folder: for the files.
+        name: of the shard.
+        last: whether nothing comes behind it.
+        kind: type of the rows.
+        step: name of the step, for dropped rows.
+        standards: what each row is held to.
     """
+    return {"last": last, **taken(pickle.loads(packed), step, standards).write(folder, name, kind)}
+
+
+def taken(rows: Iterable[R | Rejected], step: str, standards: Standards) -> Shard[R]:
+    """Rows of a source, each repaired and judged; what could not be read, and what is empty then, is dropped."""
     shard = Shard[R]()
+    read: list[R] = []
     for row in rows:
         if isinstance(row, Rejected):
-            shard.dropped.append((row.dropped(step), row.count))
-            continue
-        shard.ids.append(row.id)
-        clean = repaired(row)
-        if all(texts_of(clean)):
-            shard.keep(clean, judge(clean, filters) if filters else None)
+            shard.dropped.append((standards.kept_back(row.dropped(step)), row.count))
+        else:
+            read.append(row)
+    seen = standards.look(read)
+    for before, row, finding in zip(read, seen.rows, seen.findings, strict=True):
+        if all(texts_of(row)):
+            shard.keep(row, finding)
         else:
             detail = "nothing is left but white space and control characters"
-            shard.dropped.append((set_aside(step, row, "empty", detail), 1))
+            shard.dropped.append((standards.kept_back(set_aside(step, before, "empty", detail)), 1))
+            shard.gone.append(row.id)
+    shard.repaired, shard.redacted = seen.repaired, seen.redacted
     return shard
-
-
-def repaired(row: R) -> R:
-    """The row with ``normalise`` on every text of it."""
-    if isinstance(row, Text):
-        return row.model_copy(update={"text": normalise(row.text)})
-    if isinstance(row, Prompt):
-        return row.model_copy(update={"prompt": normalise(row.prompt)})
-    names = next(fields for kind, fields in TURNS.items() if isinstance(row, kind))
-    turns = {name: [turn.model_copy(update={"content": normalise(turn.content)}) for turn in getattr(row, name)]
-             for name in names}  # fmt: skip
-    return row.model_copy(update=turns)
-
-
-BAD_ANSWERS = {
-    "echo": False, "think_tags": False, "identity": False, "refusal": False, "prompt_leak": False, "repetition": None,
-    "languages": (),
-}  # fmt: skip
-"""Filters that an answer with its thumb down need not pass."""
-
-
-def judge(row: Row, filters: Filters) -> Finding | None:
-    """The first filter a row fails. A rejected answer may be bad, it is there for that; but it must differ.
-
-    So may an answer with its thumb down; but none may hold a special token or be too long. A refusal that was liked is no fault.
-    """
-    if isinstance(row, Text):
-        return judge_text(row.text, filters)
-    if isinstance(row, Pair):
-        if [turn.content for turn in row.chosen] == [turn.content for turn in row.rejected]:
-            return "equal_pair", "chosen and rejected are the same"
-        return judge_chat([*row.prompt, *row.chosen], filters.model_copy(update={"refusal": False}))
-    if isinstance(row, Thumb):
-        whole = [*row.prompt, *row.completion]
-        if row.label:
-            return judge_chat(whole, filters.model_copy(update={"refusal": False}))
-        return judge_chat(row.prompt, filters) or judge_chat(whole, filters.model_copy(update=BAD_ANSWERS))
-    return judge_chat(row.messages, filters) if isinstance(row, Chat) else None
 
 
 def set_aside(step: str, row: Row, reason: str, detail: str) -> Dropped:
@@ -174,16 +220,3 @@ def set_aside(step: str, row: Row, reason: str, detail: str) -> Dropped:
         detail=detail,
         row=row.model_dump_json(),
     )
-
-
-def turns_of(row: Row) -> list[Message] | None:
-    """Every turn of a conversation, pair or thumb; None for a row without turns."""
-    names = next((fields for kind, fields in TURNS.items() if isinstance(row, kind)), None)
-    return None if names is None else [turn for name in names for turn in getattr(row, name)]
-
-
-def texts_of(row: Row) -> list[str]:
-    """Every text of a row."""
-    if isinstance(row, Text):
-        return [row.text]
-    return [row.prompt] if isinstance(row, Prompt) else [turn.content for turn in turns_of(row) or ()]

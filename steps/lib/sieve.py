@@ -1,50 +1,67 @@
-"""Passes over rows that keep, drop with a reason, or set aside; every drop is counted and kept whole.
+"""Passes over all rows that keep, drop with a reason, or set aside; every drop is counted and kept whole.
 
-A pass over all rows gives findings (number of a row -> reason and evidence), which a step can keep and go on from. What is done
-to each row alone stands in ``shards``.
-
-Units: a document is compared whole. A conversation or pair is compared with held-out data and split by its user turns,
-and with its like by user turns and answers; the system turn counts for neither.
+A pass works on the facts of rows (``facts``), with texts only of those that have to be compared. It gives findings, which a step
+can keep and go on from. What is done to each row alone stands in ``shards``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import pickle
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from steps.lib.dedup import clusters, near_pairs, near_to
-from steps.lib.digests import digest_text
-from steps.lib.quality import Finding
+from steps.lib.clusters import Pairs, labels_of, losers
+from steps.lib.config import key_view
+from steps.lib.dedup import candidates, verified
+from steps.lib.errors import DataError
+from steps.lib.facts import LANGS
+from steps.lib.findings import evidence, likenesses
+from steps.lib.guarded import Guarded, contaminated_in, handed, near_held
+from steps.lib.mixing import Mix, mixed
+from steps.lib.overlap import Decontaminate, Item, guard
+from steps.lib.row_files import LaidTexts
 from steps.lib.row_ledger import RowLedger
-from steps.lib.rows import Dropped, Prompt, Row, Text, Thumb
-from steps.lib.shards import Shard, set_aside, texts_of, turns_of
+from steps.lib.row_tables import Found, Rows, merged
+from steps.lib.semantic import Semantic, semantic_pairs
+from steps.lib.splits import BETWEEN, HELD, TRAIN, Links, Record, Stratum, joined, linked, marks, sides, table
 from steps.lib.work_ledger import Recall
+from steps.lib.workers import Task, Workers
 
-R = TypeVar("R", bound=Row)
-Findings = Mapping[int, Finding]
-"""Number of a row -> why it is not kept."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from steps.lib.row_tables import Places
+
+BETWEEN_SIDES = "it is like rows of both sides, which stay where they were"
+
+
+@dataclass(frozen=True)
+class Split:
+    """What was held out of a kind."""
+
+    record: Record
+    strata: list[Stratum]
 
 
 @dataclass
 class Sieve:
-    """Runs the passes for a step, and holds what they counted and dropped."""
+    """Runs the passes for a step, and holds what they counted."""
 
-    step: str
     recall: Recall
     """Keeps finished passes."""
+    workers: Workers
+    folder: Path
+    """For what workers read."""
+    about: Mapping[str, Any]
+    """Facts that belong to the content of every unit of work."""
     ledger: RowLedger = field(default_factory=RowLedger)
-    dropped: list[Dropped] = field(default_factory=list)
-
-    def drop(self, kind: str, row: Row, reason: str, detail: str = "") -> None:
-        """Keep a row back, with the reason."""
-        self.ledger.drop(kind, reason)
-        self.dropped.append(set_aside(self.step, row, reason, detail))
+    drops: int = 0
+    """Drops so far: their order is that of dropped.parquet."""
 
     def counts(self, kind: str) -> str:
         """ "516 rows in, 9 dropped: identity 6, ...", for messages."""
@@ -54,207 +71,198 @@ class Sieve:
         total = sum(reasons.values())
         return f"{self.ledger.rows_in[kind]} rows in, {total} dropped" + (f": {listed}" if listed else "")
 
-    def add(self, kind: str, shard: Shard[Any]) -> None:
+    def add(self, kind: str, summary: Mapping[str, Any]) -> None:
         """Count what a shard took and dropped."""
-        self.ledger.took(kind, len(shard.rows))
-        for row, count in shard.dropped:
+        self.ledger.took(kind, summary["rows"])
+        for reason, count in summary["dropped"].items():
             self.ledger.took(kind, count)
-            self.ledger.drop(kind, row.reason, count)
-            self.dropped.append(row)
+            self.ledger.drop(kind, reason, count)
 
-    def sift(self, kind: str, rows: Sequence[R], *findings: Findings) -> list[R]:
-        """Rows without a finding. The others are dropped: those of the first findings first, each in the rows' order."""
-        gone: set[int] = set()
+    def sift(self, rows: Rows, *findings: Found) -> None:
+        """Drop rows with a finding: those of the first findings first."""
         for found in findings:
-            for number in sorted(found.keys() - gone):
-                self.drop(kind, rows[number], *found[number])
-            gone |= found.keys()
-        return [row for number, row in enumerate(rows) if number not in gone]
+            found = found.among(rows.alive)
+            rows.alive[found.places] = False
+            rows.held[found.places] = False
+            self.drops += 1
+            if not len(found.places):
+                continue
+            rows.found.append((self.drops, found))
+            counts = Counter(found.reasons) if len(found.reasons) > 1 else {found.reasons[0]: len(found.places)}
+            for reason, count in counts.items():
+                self.ledger.drop(rows.name, reason, count)
 
-    def guard(self, kind: str, rows: Sequence[R], heldout: Sequence[Row], threshold: float | None) -> list[R]:
-        """Rows that are no copy and no near-copy of a held-out row; see ``guarded``."""
-        facts = {"pass": "guarded", "threshold": threshold, "heldout": digest_rows(heldout)}
-        return self.sift(kind, rows, self._found(rows, facts, partial(guarded, rows, heldout, threshold)))
-
-    def near_copies(self, kind: str, rows: Sequence[R], threshold: float | None) -> list[R]:
-        """One row of each cluster of near-copies; see ``near_copies``. Without a threshold, all."""
+    def near_copies(self, rows: Rows, places: Places, threshold: float | None) -> None:
+        """Keep one row of each cluster of near-copies among ``places``; without a threshold, all."""
         if threshold is None:
-            return list(rows)
-        facts = {"pass": "near_copies", "threshold": threshold}
-        return self.sift(kind, rows, self._found(rows, facts, partial(near_copies, rows, threshold)))
+            return
+        content = {"pass": "near_copies", "kind": rows.name, "threshold": threshold, "rows": rows.digest(places)}
+        gone = self.recall(content, lambda: self._losers(rows, places, self._near(rows, places, "whole", threshold)))
+        self.sift(rows, likenesses("near_duplicate", "jaccard", rows, places, gone))
 
-    def split(self, rows: Sequence[R], share: float, threshold: float) -> tuple[list[R], list[R]]:
-        """Rows to train on, and rows to hold out; see ``apart``."""
-        facts = {"pass": "apart", "share": share, "threshold": threshold, "rows": digest_rows(rows)}
-        out = set(self.recall(facts, partial(apart, rows, share, threshold)))
-        kept = [row for number, row in enumerate(rows) if number not in out]
-        return kept, [row for number, row in enumerate(rows) if number in out]
+    def semantic_copies(self, rows: Rows, places: Places, config: Semantic, model: Mapping[str, str]) -> None:
+        """Keep one row of each cluster of rows among ``places`` that say the same in other words."""
+        content = {
+            "pass": "semantic_copies",
+            "kind": rows.name,
+            "semantic": key_view(config),
+            "model": dict(model),
+            "rows": rows.digest(places),
+        }
 
-    def _found(self, rows: Sequence[Row], facts: Mapping[str, Any], compute: Callable[[], Findings]) -> Findings:
-        found = self.recall({**facts, "rows": digest_rows(rows)}, lambda: list(compute().items()))
-        return {number: (reason, detail) for number, (reason, detail) in found}
+        def compute() -> list[list[Any]]:
+            return self._losers(rows, places, semantic_pairs(rows.texts(places, "whole"), config))
+
+        self.sift(rows, likenesses("semantic_duplicate", "cosine", rows, places, self.recall(content, compute)))
+
+    def split(self, rows: Rows, share: float, threshold: float, earlier: Record | None) -> Split:
+        """Mark the rows to hold out; see ``splits``. New rows that join old ones of both sides are dropped."""
+        import numpy as np
+
+        places = rows.kept()
+        content = {
+            "pass": "split",
+            "kind": rows.name,
+            "share": share,
+            "threshold": threshold,
+            "rows": rows.digest(places),
+            "earlier": earlier.digest() if earlier else None,
+        }
+
+        def compute() -> list[list[int]]:
+            pairs = self._near(rows, places, "asked", threshold)
+            side, groups = apart(rows, places, (pairs.left, pairs.right), share, earlier)
+            return [np.flatnonzero(side == HELD).tolist(), np.flatnonzero(side == BETWEEN).tolist(), groups.tolist()]
+
+        held, between, groups = (np.array(own, np.int64) for own in self.recall(content, compute))
+        side = np.full(len(places), TRAIN, np.int8)
+        side[held], side[between] = HELD, BETWEEN
+        rows.held[places[held]] = True
+        self.sift(rows, Found(places[between], ["near_heldout"], lambda number: BETWEEN_SIDES))
+        strata, names = strata_of(rows, places)
+        return Split(Record.of(marks(rows.facts["asked"][places]), side, earlier), table(side, groups, strata, names))
+
+    def decontaminate(self, kinds: Iterable[Rows], items: Sequence[Item], config: Decontaminate) -> None:
+        """Drop rows that hold too much of a guarded text."""
+        import numpy as np
+
+        if not items:
+            return
+        guarding = guard(items, config)
+        path = handed(self.folder, "guard", pickle.dumps(guarding, pickle.HIGHEST_PROTOCOL))
+        for rows in kinds:
+            parts = list(rows.by_shard(rows.kept()))
+            tasks = [self._contaminated(rows, number, own, path, guarding.digest, config) for number, own in parts]
+            places: list[int] = []
+            details: list[str] = []
+            for (number, _), found in zip(parts, self.workers.each(tasks), strict=True):
+                places += [int(rows.offsets[number]) + place for place, _ in found]
+                details += [detail for _, detail in found]
+            self.sift(rows, Found(np.array(places, np.int64), ["contaminated"], details.__getitem__))
+
+    def mix(self, rows: Rows, mix: Mix) -> None:
+        """Keep of each source as many rows as it is to give."""
+        places = rows.kept()
+        sources, names = rows.sources(places)
+        try:
+            left = places[~mixed(sources, names, marks(rows.facts["asked"][places]), mix)]
+        except DataError as error:
+            raise DataError(f"clean.mix.{rows.name}: {error}") from None
+        self.sift(rows, Found(left, ["mix_surplus"], lambda number: "its source gives enough without it"))
+
+    def _near(self, rows: Rows, places: Places, unit: str, threshold: float) -> Pairs:
+        """Pairs of near-copies among some rows, by their place in ``places``. Texts of candidates alone are read, once."""
+        import numpy as np
+
+        own = rows.sketch(unit).take(places)
+        proposed = candidates(own, threshold)
+        needed = np.unique(np.concatenate(proposed))
+        with LaidTexts(self.folder / "texts.arrow", rows.text_batches(places[needed], unit)) as texts:
+            return verified(proposed, own, lambda numbers: texts.take(np.searchsorted(needed, numbers)), threshold)
+
+    def _losers(self, rows: Rows, places: Places, pairs: Pairs) -> list[list[Any]]:
+        """(row, the row that stays, the row it was verified against, how alike they are) of each that goes."""
+        found = losers(len(places), pairs, rows.facts["score"][places])
+        columns = (found.rows, found.kept, found.linked, found.jaccard)
+        return [list(one) for one in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def _contaminated(
+        self, rows: Rows, number: int, own: Places, path: Path, digest: str, config: Decontaminate
+    ) -> Task:
+        shard = rows.shards[number]
+        file = f"{shard['name']}.parquet"
+        content = {
+            **self.about,
+            "pass": "contaminated",
+            "shard": shard["files"][file],
+            "rows": hashlib.sha256(own.tobytes()).hexdigest(),
+            "limits": key_view(config),
+            "guard": digest,
+        }
+        arguments = (rows.folder / file, rows.row, own, path, config)
+        return Task(f"benchmarks in {shard['name']}", content, contaminated_in, lambda: arguments, len(own))
+
+    def guard(self, kinds: Iterable[Rows], guarded: Guarded, threshold: float | None) -> None:
+        """Drop rows that are a copy (case, spaces and punctuation aside) or a near-copy of a held-out row."""
+        path = guarded.write(self.folder) if threshold is not None and guarded.texts else None
+        for rows in kinds:
+            self.sift(rows, self._guarded(rows, guarded, path, threshold))
+
+    def _guarded(self, rows: Rows, guarded: Guarded, path: Path | None, threshold: float | None) -> Found:
+        import numpy as np
+
+        places = rows.kept()
+        hits = guarded.copies(rows, places)
+        same = frozenset(hits)
+        if threshold is not None and path:
+            rest = places[~np.isin(places, np.fromiter(hits, np.int64, len(hits)))]
+            parts = list(rows.by_shard(rest))
+            tasks = [self._near_held(rows, number, own, path, guarded, threshold) for number, own in parts]
+            for (number, _), found in zip(parts, self.workers.each(tasks), strict=True):
+                start = int(rows.offsets[number])
+                hits |= {start + place: (other, score) for place, other, score in found}
+        order = sorted(hits)
+        return Found(
+            np.array(order, np.int64),
+            merged("heldout_copy" if place in same else "near_heldout" for place in order),
+            lambda number: evidence(
+                heldout_id=guarded.ids[hits[order[number]][0]], jaccard=round(hits[order[number]][1], 4)
+            ),
+        )
+
+    def _near_held(self, rows: Rows, number: int, own: Places, path: Path, guarded: Guarded, threshold: float) -> Task:
+        shard = rows.shards[number]
+        file = f"{shard['name']}.parquet"
+        content = {
+            **self.about,
+            "pass": "guarded",
+            "shard": shard["files"][file],
+            "rows": hashlib.sha256(own.tobytes()).hexdigest(),
+            "threshold": threshold,
+            "heldout": guarded.digest,
+        }
+        arguments = (rows.folder / file, rows.row, own, path, threshold)
+        return Task(f"held-out copies in {shard['name']}", content, near_held, lambda: arguments, len(own))
 
 
-def digest_rows(rows: Iterable[Row]) -> str:
-    """Digest of rows in their order, ids and all."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row.model_dump_json().encode() + b"\n")
-    return digest.hexdigest()
-
-
-def copies(rows: Sequence[Row]) -> dict[int, Finding]:
-    """Rows whose content an earlier one has."""
-    first: dict[str, str] = {}
-    found: dict[int, Finding] = {}
-    for number, row in enumerate(rows):
-        content = digest_text("\x00".join(texts_of(row)))
-        if content in first:
-            found[number] = "duplicate", _evidence(kept_id=first[content])
-        else:
-            first[content] = row.id
-    return found
-
-
-def contradictions(rows: Sequence[Thumb]) -> dict[int, Finding]:
-    """Answers that got thumbs up and thumbs down: all of them, since nothing says which verdict is right."""
-    verdicts: dict[tuple[str, ...], dict[bool, str]] = defaultdict(dict)
-    contents = [tuple(texts_of(row)) for row in rows]
-    for row, content in zip(rows, contents, strict=True):
-        verdicts[content].setdefault(row.label, row.id)
-    return {
-        number: ("contradiction", _evidence(other_id=verdicts[content][not row.label]))
-        for number, (row, content) in enumerate(zip(rows, contents, strict=True))
-        if len(verdicts[content]) == 2
-    }
-
-
-def guarded(rows: Sequence[Row], heldout: Sequence[Row], threshold: float | None) -> dict[int, Finding]:
-    """Rows that are a copy (case, spaces and punctuation aside) or a near-copy of a held-out row.
-
-    Each user turn is compared alone too: a held-out prompt may stand in the middle of a conversation.
+def apart(
+    rows: Rows, places: Places, near: Links, share: float, earlier: Record | None
+) -> tuple[NDArray[np.int8], Places]:
+    """Side and group of each of ``places``. A group: near-copies, rows with the same user turns, and what hangs together by these.
 
     Args:
-        threshold: Jaccard from which a row is a near-copy; None compares exact content only.
-    """
-    places = [(number, unit) for number, row in enumerate(rows) for unit in _asked_units(row)]
-    texts = [asked(row) for row in heldout]
-    folded = {fold(text): number for number, text in reversed(list(enumerate(texts)))}
-    hits: dict[int, tuple[int, float]] = {}
-    for number, unit in places:
-        if (mark := fold(unit)) and mark in folded:
-            hits.setdefault(number, (folded[mark], 1.0))
-    same = set(hits)
-    if threshold is not None:
-        for place, hit in near_to([unit for _, unit in places], texts, threshold).items():
-            hits.setdefault(places[place][0], hit)
-    return {
-        number: (
-            "heldout_copy" if number in same else "near_heldout",
-            _evidence(heldout_id=heldout[other].id, jaccard=round(score, 4)),
-        )
-        for number, (other, score) in hits.items()
-    }
-
-
-def near_copies(rows: Sequence[Row], threshold: float) -> dict[int, Finding]:
-    """All rows but one of each cluster of near-copies: the one with most neighbours stays, then the first."""
-    pairs = near_pairs([whole(row) for row in rows], threshold)
-    near: dict[int, dict[int, float]] = defaultdict(dict)
-    for one, other, score in pairs:
-        near[one][other] = near[other][one] = score
-    labels = clusters(len(rows), pairs)
-    best: dict[int, int] = {}
-    for number in near:
-        held = best.get(labels[number])
-        if held is None or (len(near[number]), -number) > (len(near[held]), -held):
-            best[labels[number]] = number
-    found: dict[int, Finding] = {}
-    for number in near:
-        stays = best[labels[number]]
-        if stays == number:
-            continue
-        linked = stays if stays in near[number] else max(near[number], key=lambda one: (near[number][one], -one))
-        found[number] = (
-            "near_duplicate",
-            _evidence(kept_id=rows[stays].id, linked_id=rows[linked].id, jaccard=round(near[number][linked], 4)),
-        )
-    return found
-
-
-def surplus(rows: Sequence[Row], most: int) -> dict[int, Finding]:
-    """Answers to a prompt after the first ``most``."""
-    seen: Counter[str] = Counter()
-    found: dict[int, Finding] = {}
-    for number, row in enumerate(rows):
-        seen[asked(row)] += 1
-        if (count := seen[asked(row)]) > most:
-            found[number] = "answers_per_prompt", f"answer {count} to this prompt, at most {most}"
-    return found
-
-
-def apart(rows: Sequence[Row], share: float, threshold: float) -> list[int]:
-    """Numbers of the rows to hold out. Near-copies stay together, so no held-out row has one on the other side.
-
-    A group's side hangs on the smallest content digest in it, not on the order or number of rows: rows that are added
-    leave the others where they are. The group that comes first goes out when none would.
-
-    Source: DATA.md 3.7.
-
-    Args:
+        near: near-copies among ``places``, by what is asked.
         share: fraction of the groups to hold out.
-        threshold: Jaccard of the units that makes two rows one group.
+        earlier: sides that rows had.
     """
-    units = [asked(row) for row in rows]
-    links = near_pairs(units, threshold)
-    first: dict[str, int] = {}
-    links += [(first.setdefault(fold(unit), number), number, 1.0) for number, unit in enumerate(units)]
-    labels = clusters(len(rows), links)
-    marks: dict[int, str] = {}
-    for label, unit in zip(labels, units, strict=True):
-        marks[label] = min(marks.get(label, "g"), digest_text(unit))
-    order = {label: int(digest_text(mark)[:16], 16) / 16**16 for label, mark in marks.items()}
-    out = {label for label, value in order.items() if value < share}
-    if not out and len(order) > 1 and share > 0:
-        out = {min(order, key=lambda label: order[label])}
-    return [number for number, label in enumerate(labels) if label in out]
+    last = rows.facts["first_unit"][places] + rows.facts["units_of_row"][places] - 1  # all user turns together
+    digests = marks(rows.facts["asked"][places])
+    links = joined(near, linked(digests), linked(rows.facts["units"][last]))
+    groups = labels_of(len(places), *links)
+    return sides(digests, groups, share, strata_of(rows, places)[0], earlier), groups
 
 
-def distinct(rows: Iterable[R]) -> list[R]:
-    """Rows with unique ids: where two sources use the same id, the later one gets its source's name before it."""
-    seen: set[str] = set()
-    named: list[R] = []
-    for row in rows:
-        one = row.model_copy(update={"id": f"{row.source}-{row.id}"}) if row.id in seen else row
-        seen.add(one.id)
-        named.append(one)
-    return named
-
-
-def whole(row: Row) -> str:
-    """What near-copies of the same kind are told by: the document; user turns and answers."""
-    turns = turns_of(row)
-    return asked(row) if turns is None else "\n".join(turn.content for turn in turns if turn.role != "system")
-
-
-def asked(row: Row) -> str:
-    """What is compared with held-out data and keeps a group together: the document; the user turns."""
-    if isinstance(row, Text):
-        return row.text
-    if isinstance(row, Prompt):
-        return row.prompt
-    return "\n".join(turn.content for turn in turns_of(row) or () if turn.role == "user")
-
-
-def fold(text: str) -> str:
-    """Letters and digits only, without case: equal for texts that differ by spaces and punctuation."""
-    return "".join(re.findall(r"[^\W_]+", text.casefold()))
-
-
-def _asked_units(row: Row) -> list[str]:
-    turns = [turn.content for turn in turns_of(row) or () if turn.role == "user"]
-    return [*turns, asked(row)] if len(turns) > 1 else [asked(row)]
-
-
-def _evidence(**facts: Any) -> str:
-    return json.dumps(facts, ensure_ascii=False)
+def strata_of(rows: Rows, places: Places) -> tuple[Places, list[str]]:
+    """Number of each row's source and language, and their names, such as "wiki zh"."""
+    sources, names = rows.sources(places)
+    return sources * len(LANGS) + rows.facts["lang"][places], [f"{name} {lang}" for name in names for lang in LANGS]

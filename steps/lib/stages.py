@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steps.lib import models
+from steps.lib import model_files, models
 from steps.lib.models import Precision
 
 WRITTEN = ("peft_config", "prepare_inputs_for_generation")
@@ -102,7 +102,7 @@ class Stages:
 
     def _base(self, folder: Path) -> _Base:
         """Whole weights by their content: two folders with the same are one."""
-        digest = models.model_digest(folder)
+        digest = model_files.model_digest(folder)
         found = self._bases.pop(digest, None)
         while found is None and self._most is not None and len(self._bases) >= self._most:
             del self._bases[next(iter(self._bases))]  # before the next is loaded: both at once may not fit

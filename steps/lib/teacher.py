@@ -110,7 +110,7 @@ def identities(teachers: Sequence[AnyTeacher]) -> dict[str, str]:
         if isinstance(teacher, ScriptedTeacherConfig):
             found[f"teacher {teacher.name}"] = digest_file(teacher.path)
         elif isinstance(teacher, LocalTeacher | VllmTeacher):
-            from steps.lib.models import hub_identity
+            from steps.lib.model_files import hub_identity
 
             found[f"teacher {teacher.name}"] = hub_identity(teacher.model, teacher.revision)
         elif teacher.tokenizer is not None:

@@ -119,10 +119,10 @@ def tokenizer_identity(path_or_id: str) -> str:
     """
     from steps.lib.digests import digest_folder
 
-    return digest_folder(_folder(path_or_id, None), TOKENIZER_FILES)
+    return digest_folder(tokenizer_folder(path_or_id), TOKENIZER_FILES)
 
 
-def _folder(path_or_id: str, revision: str | None) -> Path:
+def tokenizer_folder(path_or_id: str, revision: str | None = None) -> Path:
     """The folder of a tokenizer; weights need not lie in it, and are not fetched."""
     folder = Path(path_or_id)
     if not folder.is_dir():
@@ -148,7 +148,7 @@ def _folder(path_or_id: str, revision: str | None) -> Path:
 def _load(path_or_id: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    folder = _folder(path_or_id, revision)
+    folder = tokenizer_folder(path_or_id, revision)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a file that is none raises anything, also from Rust

@@ -108,7 +108,7 @@ class VllmClient:
         if self._engine is not None:
             return
         self.identity()
-        from steps.lib.models import resolve
+        from steps.lib.model_files import resolve
 
         config = self._config
         options: dict[str, Any] = {

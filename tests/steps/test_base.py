@@ -13,7 +13,7 @@ from training_runs import losses, spec, survives
 
 from steps import base
 from steps.base import BaseConfig
-from steps.lib import models
+from steps.lib import model_files, models
 from steps.lib.errors import ConfigError, DataError, ModelError
 
 pytestmark = pytest.mark.tiny
@@ -63,7 +63,7 @@ def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Pa
 def test_a_checkpoint_stays_where_it_is(chain: TinyChain, tmp_path: Path) -> None:
     config = BaseConfig(kind="checkpoint", path=str(chain.base.path / "model"))
     start = made(tmp_path, "base", config)
-    assert json.loads((start.path / "base.json").read_text())["digest"] == models.model_digest(
+    assert json.loads((start.path / "base.json").read_text())["digest"] == model_files.model_digest(
         chain.base.path / "model"
     )
     assert models.model_folder(start.path) == (chain.base.path / "model").resolve()

@@ -12,7 +12,7 @@ from training_runs import losses, spec, survives, whole
 
 from steps import dpo
 from steps.dpo import DpoConfig, check_first_loss
-from steps.lib import chat, inference, models, training
+from steps.lib import chat, inference, model_files, models, training
 from steps.lib.errors import DataError, TrainingError
 from steps.lib.rows import Dropped, Pair, read_parquet
 
@@ -204,4 +204,4 @@ def test_qlora_goes_on_training_on_a_four_bit_base(chain: TinyChain, tmp_path: P
     result = made(tmp_path, "dpo", config, policy=policy, pairs=pairs_artifact(tmp_path, [pair(n) for n in range(4)]))
     assert result.manifest["metrics"]["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
     unquantised = (policy if before == "full" else base).path / "model"
-    assert models.Chain.read(result.path).base == models.model_digest(unquantised)
+    assert models.Chain.read(result.path).base == model_files.model_digest(unquantised)

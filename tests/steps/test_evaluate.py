@@ -16,7 +16,7 @@ from minimal import EVALUATE, TASK, TinyChain, context, data_artifact, made, pai
 from training_runs import argv, spec
 
 from steps import evaluate
-from steps.lib import chat, evals, inference, models
+from steps.lib import chat, evals, inference, model_files, models
 from steps.lib.artifact import Artifact
 from steps.lib.errors import DataError
 from steps.lib.evals import Heldout, Limits, add_implicit, repetition, score_model
@@ -328,7 +328,7 @@ def test_no_batch_of_another_model_or_of_other_items_is_taken(chain: TinyChain, 
     elif change == "template":
         template = base / "model" / "chat_template.jinja"
         template.write_text("{# another #}" + template.read_text())
-        digest = models.model_digest(base / "model")
+        digest = model_files.model_digest(base / "model")
         models.Chain.read(policy).model_copy(update={"base": digest}).write(policy)
     elif change == "limits":
         config = config.model_copy(update={"max_tokens": 5, "batch_size": 7})

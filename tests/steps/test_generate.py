@@ -516,9 +516,14 @@ def test_rows_come_in_groups_and_the_bytes_depend_on_the_rows_only(
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Python holds at the end of a part. An id that is kept takes 100 bytes, a row with what it was asked nearly 5,000."""
+    """What Python holds at the end of a part. An id that is kept takes 100 bytes, a row with what it was asked nearly 5,000.
+
+    What another thread or a late import takes on the way comes once; what is kept of the rows comes in both rounds.
+    """
     import gc
     import tracemalloc
+
+    from steps.lib.language import detect
 
     put, held = FinishedParts.put, list[int]()
 
@@ -533,21 +538,28 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         "exchange.CHUNK": 25,
         "rows.ROW_GROUP": 50,
         "reading.PART": 50,
+        "lines.BLOCK": 4096,
         "teacher.ScriptedClient.window": 25,
     }.items():
         monkeypatch.setattr(f"steps.lib.{name}", value)
+    assert (
+        detect("Dieser Satz ist deutsch, und nur das Modell sieht es.") == "other"
+    )  # loads it, as one of many rows does
     gc.collect()
     gc.freeze()  # what other modules made need not be looked through at each part
     peaks = []
-    for count in (200, 500, 2000):  # the first warms up
-        prompts = [
-            {"id": f"p{n}", "lang": "en", "prompt": f"I want a refund for order A{n + 10000}"} for n in range(count)
-        ]
-        one = spec(values(tmp_path, prompts=prompts, prompt_file="configs/prompts/aftersales.yaml"))
-        tracemalloc.start()
-        build(one, tmp_path / "s" / str(count))
-        peaks.append(max(held))
-        held.clear()
+    try:
+        for place, count in enumerate((200, 500, 2000, 500, 2000)):  # the first warms up
+            prompts = [
+                {"id": f"p{n}", "lang": "en", "prompt": f"I want a refund for order A{n + 10000}"} for n in range(count)
+            ]
+            one = spec(values(tmp_path, prompts=prompts, prompt_file="configs/prompts/aftersales.yaml"))
+            tracemalloc.start()
+            build(one, tmp_path / "s" / str(place))
+            peaks.append(max(held))
+            held.clear()
+            tracemalloc.stop()
+    finally:
         tracemalloc.stop()
-    gc.unfreeze()
-    assert (peaks[2] - peaks[1]) / 1500 < 60, peaks
+        gc.unfreeze()
+    assert min(peaks[2] - peaks[1], peaks[4] - peaks[3]) / 1500 < 60, peaks

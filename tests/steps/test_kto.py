@@ -16,7 +16,7 @@ from training_runs import cut, losses, said, same, spec, survives, whole
 
 from steps import kto
 from steps.kto import KtoConfig
-from steps.lib import chat, history, inference, models, training, unpaired
+from steps.lib import chat, history, inference, models, training, unpaired, verdict_rows
 from steps.lib.artifact import Artifact
 from steps.lib.errors import ConfigError, DataError, TrainingError
 from steps.lib.preflight import Findings
@@ -181,7 +181,7 @@ def test_answers_are_cut_where_that_is_wanted_and_rotated_ones_too(chain: TinyCh
     rows = [thumb(0, True, "yes " * 90), thumb(1, False), thumb(2, True), thumb(3, False)]
     config = with_train(KTO, too_long="truncate", max_length=64)
     found = Findings()
-    made_rows, metrics = kto._encode(config, tokenizer, rows, tmp_path, found, seed=0)
+    made_rows, metrics = verdict_rows.encode(config, tokenizer, rows, tmp_path, found, seed=0)
     assert metrics.rows.dump()["out"] == {"trained": 3, "truncated": 1}
     assert max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in made_rows) == 64
     assert all(len(row["prompt_ids"]) + len(row["KL_completion_ids"]) <= 64 for row in made_rows)
@@ -194,7 +194,7 @@ def test_several_turns_may_be_judged_and_the_user_s_carry_no_loss(chain: TinyCha
     tokenizer = models.load_tokenizer(models.model_folder(chain.sft.path))
     turns = [turn("assistant", YES), turn("user", "Sure?"), turn("assistant", NO)]
     row = thumb(0, True).model_copy(update={"completion": turns})
-    made_rows, _ = kto._encode(KTO, tokenizer, [row, thumb(1, False)], tmp_path, Findings(), seed=0)
+    made_rows, _ = verdict_rows.encode(KTO, tokenizer, [row, thumb(1, False)], tmp_path, Findings(), seed=0)
     [judged] = [one for one in made_rows if one["label"]]
     spoken = [token for token, own in zip(judged["completion_ids"], judged["spoken"], strict=True) if own]
     end = tokenizer.eos_token
@@ -226,12 +226,12 @@ def test_weights_that_were_set_out_of_balance_and_lengths_that_tell_the_sides_ap
     found = Findings()
     rows = [thumb(n, n < 12, "yes " * 20 if n < 12 else None) for n in range(24)]
     config = KtoConfig.model_validate({**KTO.model_dump(), "desirable_weight": 3.0, "undesirable_weight": 1.0})
-    kto._encode(config, tokenizer, rows, tmp_path, found, seed=0)
+    verdict_rows.encode(config, tokenizer, rows, tmp_path, found, seed=0)
     assert any("out of balance: got 3.00 for 12 x 3 against 12 x 1" in message for message in found.warnings)
     assert any("length tells liked from disliked answers" in message for message in found.warnings)
     own = Findings()
     same_prompt = [thumb(1, n % 2 == 0, f"answer {n}") for n in range(6)]
-    kto._encode(KTO, tokenizer, same_prompt, tmp_path, own, seed=0)
+    verdict_rows.encode(KTO, tokenizer, same_prompt, tmp_path, own, seed=0)
     assert any("answers to their own prompts: got 6 of 6" in message for message in own.warnings)
 
 

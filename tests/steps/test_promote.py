@@ -21,9 +21,10 @@ from steps.lib import report as reports
 from steps.lib.artifact import seal
 from steps.lib.digests import digest_file
 from steps.lib.figures import Item
+from steps.lib.gate import Guard, Primary, Verdict
 from steps.lib.registry import Registry
 from steps.lib.step import Context
-from steps.promote import Guard, Primary, PromoteConfig, Verdict
+from steps.promote import PromoteConfig
 
 
 def artifact(folder: Path, step: str, digest: str, inputs: dict[str, str] | None = None) -> Path:
@@ -297,7 +298,7 @@ def test_answers_with_odd_line_ends_survive_the_registry(config: PromoteConfig, 
     items = [item.model_copy(update={"output": "a\u2028b\x85c\nd"}) for item in example_report.items(20)]
     decide(config, policy(tmp_path / "p", "one"), evaluation(tmp_path / "r", items, "one"), tmp_path / "o")
     version = Registry(config.registry).versions("after-sales")[0]
-    assert promote._champion_items(version) == items
+    assert promote._champion(version).items == items
 
 
 def test_the_shell_door(config: PromoteConfig, tmp_path: Path) -> None:

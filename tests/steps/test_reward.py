@@ -14,7 +14,7 @@ from minimal import FEW, NO, SFT, YES, TinyChain, context, made, pair, pairs_art
 from training_runs import losses, spec, survives
 
 from steps import reward
-from steps.lib import chat, models, runtime, scoring
+from steps.lib import chat, model_files, models, runtime, scoring
 from steps.lib.errors import ConfigError, DataError, TrainingError
 from steps.lib.preflight import Findings
 from steps.lib.rows import Pair
@@ -58,7 +58,7 @@ def test_a_planted_preference_is_learnt_and_holds_for_other_prompts(chain: TinyC
     assert metrics["accuracy_low"] > 0.5 and losses(result)[-1] < 0.3
     chained = models.Chain.read(result.path)
     assert [stage.step for stage in chained.stages] == ["sft", "reward"]
-    assert chained.base == models.model_digest(models.model_folder(chain.sft.path))
+    assert chained.base == model_files.model_digest(models.model_folder(chain.sft.path))
 
     written = json.loads((result.path / "heldback.json").read_text())
     apart = [next(row for row in rows if row.id == one["id"]) for one in written]

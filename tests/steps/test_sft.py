@@ -13,7 +13,7 @@ from minimal import BASE, FEW, ROOT, SFT, YES, TinyChain, chats, data_artifact, 
 from shared_out import TORCHRUN, in_two
 from training_runs import argv, environment, kept, losses, same, spec, survives, whole
 
-from steps.lib import chat, history, inference, models
+from steps.lib import chat, history, inference, model_files, models
 from steps.lib.door import main
 from steps.lib.errors import DataError, TrainingError
 from steps.lib.rows import Chat, Dropped, read_parquet
@@ -32,7 +32,7 @@ def test_every_adapter_weight_moved_and_the_base_did_not(chain: TinyChain) -> No
     assert len(ups) == 2 * 7 and all(value.abs().max() > 0 for value in ups.values()), (
         "B starts at zero; seven matrices a layer"
     )
-    assert models.Chain.read(chain.sft.path).base == models.model_digest(chain.pretrain.path / "model")
+    assert models.Chain.read(chain.sft.path).base == model_files.model_digest(chain.pretrain.path / "model")
     metrics = chain.sft.manifest["metrics"]
     assert metrics["loss_last"] < metrics["loss_first"] and 0.05 < metrics["trained_share"] < 0.5
 
@@ -162,7 +162,7 @@ def test_qlora_trains_on_a_four_bit_base(chain: TinyChain, tmp_path: Path) -> No
     assert (
         result.manifest["metrics"]["updates"] == 1 and (result.path / "adapter" / "adapter_model.safetensors").exists()
     )
-    assert models.Chain.read(result.path).base == models.model_digest(base.path / "model"), "the unquantised base"
+    assert models.Chain.read(result.path).base == model_files.model_digest(base.path / "model"), "the unquantised base"
 
 
 def test_what_is_published_does_not_depend_on_the_process(chain: TinyChain, tmp_path: Path) -> None:

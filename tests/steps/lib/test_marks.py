@@ -212,11 +212,11 @@ def test_a_loop_at_the_end_of_a_long_answer_is_seen(size: int) -> None:
 
 
 def test_prompts_and_clean_and_flags_share_their_patterns() -> None:
-    import steps.lib.quality
+    import steps.lib.chat_rules
     import steps.lib.replies
 
-    assert steps.lib.replies.refusal is steps.lib.quality.refusal is phrases.refusal
-    assert steps.lib.quality.identity is phrases.identity
+    assert steps.lib.replies.refusal is steps.lib.chat_rules.refusal is phrases.refusal
+    assert steps.lib.chat_rules.identity is phrases.identity
 
 
 def test_no_pattern_takes_long_on_hostile_text(judge: Marks) -> None:

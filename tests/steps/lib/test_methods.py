@@ -19,7 +19,19 @@ from minimal import BASE, FEW, ROOT, TinyChain, chats, context, data_artifact, m
 from training_runs import losses
 
 from steps.dpo import DpoConfig
-from steps.lib import adalora, adapters, chat, inference, methods, models, packed, packing, refusals, runtime
+from steps.lib import (
+    adalora,
+    adapters,
+    chat,
+    inference,
+    methods,
+    model_files,
+    models,
+    packed,
+    packing,
+    refusals,
+    runtime,
+)
 from steps.lib.config import layers_of, load
 from steps.lib.errors import ConfigError, Resumable
 from steps.lib.layers import Layer
@@ -408,7 +420,7 @@ def test_dpo_puts_a_fresh_adapter_on_a_policy_of_whole_weights(
     result = made(tmp_path, "dpo", config, policy=policy, pairs=pairs_artifact(tmp_path, [pair(n) for n in range(8)]))
     assert result.manifest["metrics"]["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
     chained = models.Chain.read(result.path)
-    assert chained.base == models.model_digest(out / "model") == models.Chain.read(out).base
+    assert chained.base == model_files.model_digest(out / "model") == models.Chain.read(out).base
     assert [stage.method for stage in chained.stages] == ["full", config.method]
     models.check_base(result.path)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from minimal import TinyChain
 
-from steps.lib import models
+from steps.lib import model_files, models
 from steps.lib.errors import ModelError
-from steps.lib.models import Chain, Stage, check_folder, model_digest, model_folder, resolve
+from steps.lib.model_files import check_folder, model_digest, resolve
+from steps.lib.models import Chain, Stage, model_folder
 
 
 def folder(root: Path, *, files: tuple[str, ...] = ("model.safetensors", "tokenizer.json"), config: Any = None) -> Path:
@@ -93,7 +94,7 @@ def test_identity_is_of_weights_shape_tokenizer_and_template(tmp_path: Path) -> 
         assert changed != digest, name
         digest = changed
     shutil.copytree(made, tmp_path / "copy")
-    assert model_digest(tmp_path / "copy") == digest == models.hub_identity(str(made)), "wherever it lies"
+    assert model_digest(tmp_path / "copy") == digest == model_files.hub_identity(str(made)), "wherever it lies"
 
 
 def test_a_chain_survives_the_file_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:

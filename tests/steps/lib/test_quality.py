@@ -1,7 +1,9 @@
 import pytest
 
-from steps.lib import quality
-from steps.lib.quality import Filters, judge_chat, judge_text, normalise
+from steps.lib.characters import normalise
+from steps.lib.chat_rules import judge_chats
+from steps.lib.document_rules import repeated
+from steps.lib.quality import Filters, judge_texts
 from steps.lib.rows import Message
 
 GOOD_ZH = "电水壶的保修期是两年，从小票日期算起。进水或摔坏不在保修范围内。请先拔掉电源，再检查底座。"
@@ -43,13 +45,13 @@ def test_normalise(raw: str, clean: str) -> None:
     ],
 )
 def test_a_bad_document_has_its_reason(text: str, reason: str) -> None:
-    finding = judge_text(text, Filters())
+    finding = judge_texts([text], Filters())[0]
     assert finding is not None and finding[0] == reason
 
 
 @pytest.mark.parametrize("text", [GOOD_ZH, GOOD_EN])
 def test_good_documents_stay(text: str) -> None:
-    assert judge_text(text, Filters()) is None
+    assert judge_texts([text], Filters())[0] is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_good_documents_stay(text: str) -> None:
     ],
 )
 def test_good_short_chats_stay(turns: tuple[str, ...]) -> None:
-    assert judge_chat(chat(*turns), Filters()) is None
+    assert judge_chats([chat(*turns)], Filters())[0] is None
 
 
 @pytest.mark.parametrize(
@@ -86,15 +88,15 @@ def test_good_short_chats_stay(turns: tuple[str, ...]) -> None:
     ],
 )
 def test_a_bad_chat_has_its_reason_and_a_switch(turns: tuple[str, ...], reason: str, switch: dict[str, object]) -> None:
-    finding = judge_chat(chat(*turns), Filters())
+    finding = judge_chats([chat(*turns)], Filters())[0]
     assert finding is not None and finding[0] == reason
-    assert judge_chat(chat(*turns), Filters.model_validate(switch)) is None
+    assert judge_chats([chat(*turns)], Filters.model_validate(switch))[0] is None
 
 
 def test_an_answer_that_repeats_the_system_turn_leaks_it() -> None:
     system = Message(role="system", content="Answer in JSON: intent, order_number, reply.")
     turns = [system, *chat("hi", "I was told: Answer in JSON: intent, order_number, reply.")]
-    assert judge_chat(turns, Filters()) == ("prompt_leak", system.content)
+    assert judge_chats([turns], Filters())[0] == ("prompt_leak", system.content)
 
 
 def test_every_threshold_of_documents_has_a_reader() -> None:
@@ -108,12 +110,12 @@ def test_every_threshold_of_documents_has_a_reader() -> None:
     text = "Same line here.\nSame line here.\n# " + GOOD_EN * 3
     for name, strict in measures.items():
         off = Filters.model_validate(dict.fromkeys(measures) | {"text_min_chars": None, "text_max_chars": None})
-        assert judge_text(text, off) is None
-        finding = judge_text(text, off.model_copy(update={name: strict}))
+        assert judge_texts([text], off)[0] is None
+        finding = judge_texts([text], off.model_copy(update={name: strict}))[0]
         assert finding is not None and finding[0] == name
 
 
 def test_repetition_sees_a_loop_at_the_end_of_a_long_text() -> None:
     varied = "".join(chr(0x4E00 + number % 5000) for number in range(3000))
-    assert quality.repetition(varied) == 0.0
-    assert quality.repetition(varied + "好的好的" * 200) > 0.9
+    assert repeated(varied) == 0.0
+    assert repeated(varied + "好的好的" * 200) > 0.9

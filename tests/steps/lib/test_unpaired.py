@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from minimal import NO, YES, pair, turn
 from test_packing import gradients, model_of, plain_logps, texts
 
-from steps import kto
-from steps.lib import packed
+from steps.lib import packed, verdict_trainer
 from steps.lib.rows import Thumb
 from steps.lib.sharing import Apart
 from steps.lib.unpaired import HIGHEST, LOWEST, arranged, before, examples, ratio, unusable, weights
@@ -192,7 +191,7 @@ def by_hand(model: Any, loss: str, data: list[dict[str, Any]]) -> tuple[float, f
 @pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
 def test_loss_and_gradient_are_trl_s_and_the_paper_s(loss: str, tmp_path: Path) -> None:
     data = rows(rotated=loss == "kto")
-    batch = kto._collator(0)([dict(row) for row in data])
+    batch = verdict_trainer.collator(0)([dict(row) for row in data])
     found = []
     for apart in (False, True):
         model = model_of()
@@ -220,11 +219,11 @@ def test_the_collator_is_trl_s_but_for_what_the_user_says_inside_an_answer() -> 
 
     data = rows()
     plain = DataCollatorForUnpairedPreference(pad_token_id=0)([dict(row) for row in data])
-    same = kto._collator(0)([dict(row) for row in data])
+    same = verdict_trainer.collator(0)([dict(row) for row in data])
     assert plain.keys() == same.keys() and all(torch.equal(plain[name], same[name]) for name in plain)
     data[0]["spoken"] = [1, 1, 0, 0, 1, 1, 1]
     data[1]["KL_spoken"] = data[0]["spoken"]
-    made = kto._collator(0)(data)
+    made = verdict_trainer.collator(0)(data)
     assert made["completion_mask"][0].tolist() == [0] * 12 + data[0]["spoken"] + [0] * 12
     assert made["KL_completion_mask"][1].tolist()[3:10] == data[0]["spoken"]
     assert made["completion_mask"][1:].equal(plain["completion_mask"][1:])
@@ -232,7 +231,9 @@ def test_the_collator_is_trl_s_but_for_what_the_user_says_inside_an_answer() -> 
 
 def test_turns_of_the_user_inside_an_answer_carry_no_loss() -> None:
     model = packed.prepared(model_of())
-    batch = kto._collator(0)([{**row, "spoken": [1, 0, 0, *row["spoken"]][: len(row["spoken"])]} for row in rows()])
+    batch = verdict_trainer.collator(0)(
+        [{**row, "spoken": [1, 0, 0, *row["spoken"]][: len(row["spoken"])]} for row in rows()]
+    )
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     found = Apart(model, whole=model, pad=0)(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
@@ -252,7 +253,7 @@ def test_a_first_loss_off_half_of_the_weights_is_refused(loss: float) -> None:
         TrainingError,
         match=r"first kto loss is .*: got a value off half of the mean weight 0\.6000.* because .*; train",
     ):
-        kto.check_first_loss(loss, 0.6)
+        verdict_trainer.check_first_loss(loss, 0.6)
     with pytest.raises(TrainingError, match="drift 0.5000"):
-        kto.check_first_loss(0.6, 0.6, drift=0.5)
-    kto.check_first_loss(0.6003, 0.6, drift=1e-3)
+        verdict_trainer.check_first_loss(0.6, 0.6, drift=0.5)
+    verdict_trainer.check_first_loss(0.6003, 0.6, drift=1e-3)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from steps.lib import models, tiny
+from steps.lib import model_files, models, tiny
 from steps.lib.asking import Batching, Outcome, Request, Requests
 from steps.lib.chat import encode_prompt
 from steps.lib.errors import TeacherError
@@ -260,7 +260,7 @@ def test_every_field_is_in_the_key_or_changes_no_answer(folder: Path, engine: En
     assert set(CHANGES) | set(SAME) | {"kind", "model"} == set(VllmTeacher.model_fields)
     assert all(key(**{name: value}) != key() for name, value in CHANGES.items())
     assert all(key(**{name: value}) == key() for name, value in SAME.items())
-    assert identities([teacher(folder)]) == {"teacher big": models.hub_identity(str(folder))}
+    assert identities([teacher(folder)]) == {"teacher big": model_files.hub_identity(str(folder))}
 
 
 def test_nothing_imports_vllm_by_itself() -> None:
