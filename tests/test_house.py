@@ -144,6 +144,20 @@ def test_the_steps_are_the_files() -> None:
     assert set(STEPS) == {path.stem for path in (ROOT / "steps").glob("*.py")} - {"__init__"}
 
 
+def test_the_contracts_of_imports_know_every_step() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    every = {f"steps.{name}" for name in STEPS}
+    lists = [
+        set(contract[field])
+        for contract in contracts
+        for field in ("modules", "forbidden_modules")
+        if any(one.startswith("steps.") and one != "steps.lib" for one in contract.get(field, ()))
+    ]
+    assert lists == [every, every]
+
+
 def test_the_choices_of_the_flow_are_the_profiles_and_the_steps() -> None:
     """They stand in flows/align.py as literals, because Prefect makes drop-downs of them; importing it would load prefect."""
     literals = {

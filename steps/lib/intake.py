@@ -64,9 +64,25 @@ class Intake(Generic[R]):
         if length <= self._settings.max_length:
             return True
         self._long.append((length, row.id))
-        if self._settings.too_long != "truncate":
+        if not self.cuts:
             self.drop(row, "too_long", self._limit(length))
         return False
+
+    def room(self, row: R, prompt: int, length: int) -> int | None:
+        """Tokens that an answer may have; None when the row is kept back, which is noted.
+
+        Args:
+            row: the row.
+            prompt: tokens of its prompt.
+            length: tokens of its prompt with its longest answer.
+        """
+        left = self._settings.max_length - prompt
+        if not self.fits(row, length) and not self.cuts:
+            return None
+        if left < 1:
+            self.drop(row, "too_long", self._limit(length) + ", nothing to learn before it")
+            return None
+        return left
 
     @property
     def cuts(self) -> bool:
@@ -77,13 +93,10 @@ class Intake(Generic[R]):
         """Keep a row back, whole."""
         self._dropped.append(set_aside(self._step, row, reason, detail))
 
-    def drop_long(self, row: R, length: int) -> None:
-        """Keep a row back of which cutting leaves nothing to learn."""
-        self.drop(row, "too_long", self._limit(length) + ", nothing to learn before it")
-
     def cut(self, row: R, length: int, left: int) -> None:
-        """Note that of a row's tokens only some are trained on; the whole row is kept beside."""
-        self._cut.append(set_aside(self._step, row, "truncated", f"{self._limit(length)}, trained on {left}"))
+        """Where only some of a row's tokens are trained on, note it; the whole row is kept beside."""
+        if left < length:
+            self._cut.append(set_aside(self._step, row, "truncated", f"{self._limit(length)}, trained on {left}"))
 
     def close(self, out: Path, trained: int, became: str = "trained") -> Metrics:
         """Write what was kept back (``dropped.parquet``; ``truncated.parquet`` where rows are cut), and count it all.

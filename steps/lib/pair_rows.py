@@ -54,22 +54,18 @@ def encode(
         if not sides:
             continue
         prompt, chosen, rejected = sides
-        room = limits.max_length - len(prompt)
         longest = len(prompt) + max(len(chosen), len(rejected))
-        fits = intake.fits(pair, longest)
-        if not fits and not intake.cuts:
-            continue
-        if room < 1:
-            intake.drop_long(pair, longest)
+        room = intake.room(pair, len(prompt), longest)
+        if room is None:
             continue
         left = chosen[:room], rejected[:room]
         if left[0] == left[1]:
-            intake.drop(pair, "equal_pair", f"equal answers of {len(left[0])} tokens" + ("" if fits else " once cut"))
+            cut = " once cut" if chosen != rejected else ""
+            intake.drop(pair, "equal_pair", f"equal answers of {len(left[0])} tokens{cut}")
         elif [tokenizer.eos_token_id] in left:
             intake.drop(pair, "empty_answer", f"{len(chosen)} tokens chosen, {len(rejected)} rejected, end included")
         else:
-            if not fits:
-                intake.cut(pair, longest, len(prompt) + max(map(len, left)))
+            intake.cut(pair, longest, len(prompt) + max(map(len, left)))
             kept.rows.append({"prompt_ids": prompt, "chosen_ids": left[0], "rejected_ids": left[1]})
             kept.pairs.append(pair)
     return kept, intake.close(out, len(kept.rows), became)

@@ -156,7 +156,7 @@ def redact_row(
 
 @functools.cache
 def _finders() -> dict[str, Callable[[str], Iterator[Hit]]]:
-    """Type -> what finds it; where two hits are equal, the type that stands first has it.."""
+    """Type -> what finds it; where two hits are equal, the type that stands first has it."""
     from steps.lib.personal_numbers import bank_cards, cn_ids, ibans, ips, passports, plates, ssns
     from steps.lib.personal_phones import phones
     from steps.lib.personal_words import accounts, addresses, emails, names, passwords, secrets

@@ -207,7 +207,5 @@ _KINDS = {"slur": _SLURS, "sexual": _SEXUAL, "insult": _INSULTS, "threat": _THRE
 
 @functools.cache
 def _words() -> re.Pattern[str]:
+    """Searched in lower case."""
     return re.compile("|".join(f"(?P<{kind}>{'|'.join(words)})" for kind, words in _KINDS.items()))
-
-
-"""Searched in lower case."""

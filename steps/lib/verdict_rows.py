@@ -72,18 +72,14 @@ def encode(
             intake.drop(example, *twice[number])
             continue
         prompt, answer, spoken = encoded
-        length, room = len(prompt) + len(answer), config.train.max_length - len(prompt)
-        fits = intake.fits(example, length)
-        if not fits and not intake.cuts:
-            continue
-        if room < 1:
-            intake.drop_long(example, length)
+        length = len(prompt) + len(answer)
+        room = intake.room(example, len(prompt), length)
+        if room is None:
             continue
         if answer[:room] == [tokenizer.eos_token_id]:
             intake.drop(example, "empty_answer", f"{len(answer)} tokens, end included")
             continue
-        if not fits:
-            intake.cut(example, length, len(prompt) + room)
+        intake.cut(example, length, len(prompt) + len(answer[:room]))
         row = {"prompt_ids": prompt, "completion_ids": answer[:room], "spoken": spoken[:room], "label": example.label}
         rows.append(row)
         trained.append(example)
