@@ -80,7 +80,7 @@ class Intake(Generic[R]):
         if not self.fits(row, length) and not self.cuts:
             return None
         if left < 1:
-            self.drop(row, "too_long", self._limit(length) + ", nothing to learn before it")
+            self.drop_long(row, length)
             return None
         return left
 
@@ -92,6 +92,10 @@ class Intake(Generic[R]):
     def drop(self, row: R, reason: str, detail: str) -> None:
         """Keep a row back, whole."""
         self._dropped.append(set_aside(self._step, row, reason, detail))
+
+    def drop_long(self, row: R, length: int) -> None:
+        """Keep a row back of which cutting leaves nothing to learn."""
+        self.drop(row, "too_long", self._limit(length) + ", nothing to learn before it")
 
     def cut(self, row: R, length: int, left: int) -> None:
         """Where only some of a row's tokens are trained on, note it; the whole row is kept beside."""
