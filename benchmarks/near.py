@@ -1,4 +1,4 @@
-"""Near-copies: documents a core-second, precision and recall, on documents built from a seed; datasketch beside it on request.
+"""Near-copies: documents a core-second, precision and recall, on documents built from a seed; datasketch and text-dedup on request.
 
 The corpus is that of DATA.md section 6: half English, half Chinese, 300 words on average, drawn by frequency from 50,000 made-up
 words a language. A fifth of the documents are edited copies, at 1, 3, 5, 10 and 20 % of the words; a tenth of the others share one
@@ -6,7 +6,7 @@ of 20 long paragraphs a language; and some clusters of 3 to 9 copies at 3 % are 
 sets of five tokens, as strings, in plain Python: of every planted pair, and of every pair that is reported. Each engine runs alone
 in a process of its own; speed is by CPU time.
 
-Run:  OMP_NUM_THREADS=1 python benchmarks/near.py [--documents 20000] [--datasketch]
+Run:  OMP_NUM_THREADS=1 python benchmarks/near.py [--documents 20000] [--peer datasketch] [--peer text_dedup]
 """
 
 from __future__ import annotations
@@ -155,7 +155,45 @@ def datasketch(texts: Sequence[str]) -> set[Pair]:
     return found
 
 
-ENGINES = {"ours": ours, "datasketch": datasketch}
+def text_dedup(texts: Sequence[str]) -> set[Pair]:
+    """Edges of text-dedup 0.4's MinHash as its command line has it: 250 hashes of 64 bits, its own shingles and best bands for .7,
+    xxh3 instead of the slower default sha1; not verified. Reading and writing of data sets, which it does besides, is left out.
+    """
+    import numpy as np
+    from text_dedup import minhash
+    from text_dedup.utils import optimal_param
+    from text_dedup.utils.hashfunc import xxh3_32hash
+
+    number, top, prime = 250, np.uint32((1 << 32) - 1), np.uint64((1 << 61) - 1)
+    bands, rows = optimal_param(THRESHOLD, number, false_positive_weight=0.5, false_negative_weight=0.5)
+    ranges = [(band * rows, (band + 1) * rows) for band in range(bands)]
+    draw = np.random.RandomState(42)
+    permutations = tuple(draw.randint(low, prime, size=(number,), dtype=np.uint64) for low in (1, 0))
+    tables: list[dict[bytes, set[int]]] = [defaultdict(set) for _ in range(bands)]
+    for place, text in enumerate(texts):
+        if len(minhash.NON_ALPHA.split(text.lower())) < 5:  # its min_length: such documents are no part of its result
+            continue
+        marks = minhash.embed_func(
+            text,
+            place,
+            num_perm=number,
+            ngram_size=5,
+            min_length=5,
+            hashranges=ranges,
+            permutations=permutations,
+            hash_func=xxh3_32hash,
+            dtype=np.uint64,
+            max_hash=top,
+            modulo_prime=prime,
+        )
+        for table, mark in zip(tables, marks["__signatures__"], strict=True):
+            table[mark].add(place)
+    clusters = (cluster for table in tables for cluster in table.values() if len(cluster) > 1)
+    return {(min(cluster), place) for cluster in clusters for place in cluster if place != min(cluster)}
+
+
+PEERS = ("datasketch", "text_dedup")
+ENGINES = {"ours": ours, "datasketch": datasketch, "text_dedup": text_dedup}
 
 
 def exact(made: Corpus, pairs: set[Pair]) -> dict[Pair, float]:
@@ -195,7 +233,9 @@ def main() -> None:
     """Build the corpus, run the engines one after another, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--datasketch", action="store_true", help="measure it too; it must be installed")
+    parser.add_argument(
+        "--peer", action="append", choices=PEERS, default=[], help="measure it too; it must be installed"
+    )
     parser.add_argument("--engine", nargs=2, metavar=("NAME", "CORPUS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.engine:
@@ -208,7 +248,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus"
         path.write_bytes(pickle.dumps(made))
-        for name in ("ours", "datasketch") if arguments.datasketch else ("ours",):
+        for name in ("ours", *arguments.peer):
             command = [sys.executable, __file__, "--engine", name, str(path)]
             got = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
             report(name, made, truth, got)

@@ -233,7 +233,8 @@ def killed_at(line: Line, outcome: Outcome, mark: str, times: int = 1) -> None:
     assert engine.wait(PATIENCE) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("step", ["sft", pytest.param("evaluate", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("step", ["sft", "evaluate"])
 def test_a_clock_that_was_set_back_by_a_day_changes_nothing(line: Line, step: str, tmp_path: Path) -> None:
     before = walk(line)
     history = before[step].artifact.path / "record" / "history.jsonl"

@@ -611,7 +611,7 @@ def test_stopped_after_some_units_it_computes_only_the_others(
             raise Resumable("stopped")
         return real(self, content, compute)
 
-    for limit in range(0, total, 4):
+    for limit in range(0, total, 11):
         with monkeypatch.context() as patch, pytest.raises(Resumable):
             patch.setattr(WorkLedger, "recall", stopping)
             work_in(tmp_path / str(limit), config, generated)

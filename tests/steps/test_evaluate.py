@@ -268,7 +268,7 @@ def inputs_of(chain: TinyChain) -> dict[str, Artifact]:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("kills", "terms"), [(4, 1), pytest.param(40, 20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "terms"), [(3, 1), pytest.param(40, 20, marks=pytest.mark.long)])
 def test_cut_off_anywhere_it_goes_on_to_the_same_bytes_and_repeats_no_batch(
     chain: TinyChain, tmp_path: Path, kills: int, terms: int
 ) -> None:

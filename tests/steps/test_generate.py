@@ -381,7 +381,7 @@ main("generate")
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("moment", ["asking", "repair", "writing"])
+@pytest.mark.parametrize("moment", ["asking", pytest.param("repair", marks=pytest.mark.long), "writing"])
 def test_kill_9_at_any_moment_asks_for_nothing_twice_that_was_received(tmp_path: Path, moment: str) -> None:
     with serve(stubborn) as server:
         config, out = tmp_path / "generate.yaml", tmp_path / "store" / "g"

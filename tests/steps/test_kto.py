@@ -252,6 +252,7 @@ RECORD = "steps.lib.checkpoints.Journal.append"
 
 
 @pytest.mark.fault
+@pytest.mark.long
 def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Path) -> None:
     """Nine examples in batches of four: the last batch has one. The rotation and the reference are the same after each stop."""
     what = spec("kto", UNEVEN, policy=chain.sft, thumbs=thumbs_artifact(tmp_path, thumbs(6, 3)))

@@ -202,6 +202,7 @@ UNEVEN = with_train(REWARD, max_updates=7, save_every=3, log_every=4)
 
 
 @pytest.mark.fault
+@pytest.mark.long
 def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Path) -> None:
     pairs = pairs_artifact(tmp_path, [pair(n) for n in range(20)])
     survives(tmp_path, spec("reward", UNEVEN, policy=chain.sft, pairs=pairs), "steps.lib.models.write_location")
