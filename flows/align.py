@@ -22,6 +22,7 @@ from steps.lib.errors import PreflineError
 Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 Step = Literal[
     "generate",
+    "badcases",
     "clean",
     "base",
     "pretrain",
@@ -48,7 +49,7 @@ def align(
     force: list[Step] = [],  # noqa: B006
     strict_code: bool = False,
 ) -> list[Outcome] | State[Any]:
-    """Teacher data to a gated model: generate, clean, pretrain, sft, pairs, reference, dpo (or kto), evaluate, promote.
+    """Teacher data to a gated model: generate, badcases, clean, pretrain, sft, pairs, reference, dpo (or kto), evaluate, promote.
 
     Args:
         profile: Machine and size of the run.

@@ -43,7 +43,25 @@ prompt.command(
 app.command(prompt)
 app.command("flows.commands.report:report", name="report", help="Where the report of a configuration lies.")
 app.command("flows.commands.chat:chat", name="chat", help="Talk with models of the line, or let them answer prompts.")
-app.command("flows.commands.registry:registry", name="registry", help="Versions of a model, its champion, rollback.")
+models = App(
+    name="models", help="Versions of a model in the registry: what they are, which one serves, and taking one out."
+)
+for word, place, said in (
+    ("list", "models:list_", "Every version of a model, with its aliases."),
+    ("show", "models:show", "A version: verdict, figures, digests, files, events."),
+    ("promote", "models_move:promote", "Move an alias to a version by a person's word."),
+    ("rollback", "models_move:rollback", "Move an alias back; nothing is deleted."),
+    ("export", "models_export:export", "A version as plain transformers or PEFT loads it."),
+    ("import", "models_import:import_", "A version of another registry becomes one of this."),
+    ("prune", "models_move:prune", "Which versions and bases nothing needs any more."),
+    (
+        "verify",
+        "models:verify",
+        "Read every byte of the registry again.\n\nExit code: 0 when all is whole, 5 when something is not.",
+    ),
+):
+    models.command(f"flows.commands.{place}", name=word, help=said)
+app.command(models)
 
 
 def main() -> None:

@@ -12,7 +12,23 @@ from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from steps import base, clean, dpo, evaluate, generate, kto, pairs, pretrain, promote, reference, reward, rl, sft
+from steps import (
+    badcases,
+    base,
+    clean,
+    dpo,
+    evaluate,
+    generate,
+    kto,
+    pairs,
+    pretrain,
+    promote,
+    reference,
+    reward,
+    rl,
+    sft,
+)
+from steps.badcases import BadcasesConfig
 from steps.base import BaseConfig
 from steps.clean import CleanConfig
 from steps.dpo import DpoConfig
@@ -35,6 +51,7 @@ from steps.sft import SftConfig
 
 STEPS = (
     "generate",
+    "badcases",
     "clean",
     "base",
     "pretrain",
@@ -68,6 +85,8 @@ class AlignConfig(Section):
     """Times that a run through Prefect starts a step again when its process died or a teacher failed."""
     generate: GenerateConfig | None = None
     """Teachers answer prompts."""
+    badcases: BadcasesConfig | None = None
+    """Feedback of production becomes held-out cases and pairs."""
     clean: CleanConfig = CleanConfig()
     """Imports, candidates and documents become training and held-out sets."""
     base: BaseConfig = BaseConfig()
@@ -107,6 +126,11 @@ class AlignConfig(Section):
             )
         if self.dpo is not None and (problem := foreign("dpo", self.dpo.method, METHODS[self.sft.method].kind)):
             raise ValueError(problem)
+        if self.pairs is not None and self.pairs.wants_badcases and self.badcases is None:
+            raise ValueError(
+                "pairs.sources has kind badcases: got badcases: null, because the step badcases makes what it reads; "
+                "set a section badcases, or take the source out"
+            )
         if self.kto is not None and self.pairs is None and not self.clean.thumbs:
             raise ValueError(
                 "kto has nothing to train on: got pairs: null and no clean.thumbs, because it reads thumbs or pairs; "
@@ -114,6 +138,21 @@ class AlignConfig(Section):
             )
         if self.kto is not None and (problem := foreign("kto", self.kto.method, METHODS[self.sft.method].kind)):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _one_registry(self) -> Self:
+        """evaluate scores the champion of the registry that promote decides for."""
+        if self.promote is None:
+            return self
+        ours = {"registry": self.promote.registry, "name": self.promote.name}
+        for field, value in ours.items():
+            if getattr(self.evaluate, field) not in (EvaluateConfig.model_fields[field].default, value):
+                raise ValueError(
+                    f"evaluate.{field} and promote.{field} differ: got {getattr(self.evaluate, field)} and {value}, because the "
+                    f"gate needs the champion of its own registry in the report; leave evaluate.{field} out"
+                )
+        self.__dict__["evaluate"] = self.evaluate.model_copy(update=ours)
         return self
 
     @model_validator(mode="after")
@@ -166,18 +205,19 @@ class Make(Protocol):
 
 
 def line(make: Make, c: AlignConfig) -> Artifact | None:
-    """Teacher data -> clean -> continued pretraining -> SFT -> pairs -> DPO, KTO, or reward model and RL -> evaluation -> gate."""
+    """Teacher data, bad cases -> clean -> pretraining -> SFT -> pairs -> DPO, KTO, or reward model and RL -> evaluation -> gate."""
     candidates = make(generate, c.generate)
-    data = make(clean, c.clean, candidates=candidates)
+    cases = make(badcases, c.badcases)
+    data = make(clean, c.clean, candidates=candidates, badcases=cases)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
     grounded = make(pretrain, c.pretrain, base=start, corpus=data) or start
     chat = make(sft, c.sft, base=grounded, chats=data)
-    prefs = make(pairs, c.pairs, policy=chat, data=data)
+    prefs = make(pairs, c.pairs, policy=chat, data=data, badcases=cases if c.pairs and c.pairs.wants_badcases else None)
     logps = make(reference, c.reference, policy=chat, pairs=prefs)
     preferred = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps)
     thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data)
     scorer = make(reward, c.reward, policy=chat, pairs=prefs)
     rewarded = make(rl, c.rl, policy=chat, prompts=data, reward=scorer)
     models = {"base": start, "pretrained": grounded, "sft": chat, "dpo": preferred, "kto": thumbed, "rl": rewarded}
-    report = make(evaluate, c.evaluate, **models, heldout=data)
+    report = make(evaluate, c.evaluate, **models, heldout=data, badcases=cases)
     return make(promote, c.promote, policy=preferred or thumbed or rewarded or chat, report=report)

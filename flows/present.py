@@ -1,17 +1,29 @@
-"""What a run shows in Prefect: its configuration, the steps that it built, and the report. These tasks are never cached."""
+"""What a run shows in Prefect: its configuration, the steps that it built, and the report. These tasks are never cached.
+
+A step that was built shows its facts, and what a person looks for first: learning curves, the figures, the gate, and the way to the
+page. A step from the store shows nothing, so that a run with nothing to do costs no call.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
 from flows.engine import Outcome
 from flows.line import AlignConfig
 from steps.lib.artifact import Artifact
+from steps.lib.errors import DataError
 
 
 @task(name="configuration", cache_policy=NO_CACHE)
@@ -33,13 +45,84 @@ def summary(outcomes: Sequence[Outcome]) -> None:
 
 
 def step(artifact: Artifact) -> None:
-    """What a step built, on the page of its task run. Called in the task: this is one call of the server's API."""
+    """What a step built, on the page of its task run. Called in the task: each of its artifacts is one call of the server's API."""
     name = artifact.key.partition("/")[0]
     create_markdown_artifact(facts(artifact), key=name, description=f"What {name} built")
+    page = artifact.path / "report.html"
+    if page.exists():
+        create_link_artifact(page.as_uri(), link_text=f"{name}: report.html", key=f"{name}-page")
+    rows = gate(artifact) if name == "promote" else figures(artifact) if name == "evaluate" else []
+    if rows:
+        what = "The gate's checks" if name == "promote" else "Figures on held-out items, with their intervals"
+        create_table_artifact(rows, key=f"{name}-table", description=what)
+    if drawing := picture(artifact):
+        create_image_artifact(image_url=drawing, key=f"{name}-plot", description=f"What {name} looks like")
+
+
+def figures(artifact: Artifact) -> list[dict[str, Any]]:
+    """A row a figure, a column a model; none where the report cannot be read."""
+    from steps.lib import report, wording
+
+    try:
+        shown = report.read(artifact.path)
+    except DataError:
+        return []
+    return [
+        {
+            "figure": f"{group[0].label_en} {group[0].label_zh}",
+            **{
+                name: ", ".join(
+                    f"{wording.value(one)} ({wording.span(one)})" for one in group if one.model == name
+                ).replace(wording.SPACE, " ")
+                for name in shown.chain
+            },
+            "n": group[0].interval.n,
+            "better": group[0].better,
+        }
+        for group in shown.by_figure()
+    ]
+
+
+def gate(artifact: Artifact) -> list[dict[str, Any]]:
+    """A row a check of the verdict, and the verdict in the first one; none where there is no verdict."""
+    from steps.lib.decision import Decision
+
+    try:
+        found = Decision.model_validate_json((artifact.path / "verdict.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    rows = [{"check": "verdict", "result": found.verdict, "reason": f"{found.candidate} against {found.against}"}]
+    rows += [
+        {"check": f"{one.figure} ({one.role})", "result": one.outcome, "reason": one.reason} for one in found.checks
+    ]
+    said = {one.reason for one in found.checks}
+    return rows + [{"check": "", "result": "", "reason": reason} for reason in found.reasons if reason not in said]
+
+
+def picture(artifact: Artifact) -> str:
+    """A plot of the step as the address of an image: how training went, or the report's first figure; empty without one."""
+    from steps.lib import history, plots, report
+
+    name = artifact.key.partition("/")[0]
+    drawn = ""
+    try:
+        if name == "evaluate":
+            shown = report.read(artifact.path)
+            first = next((group for group in shown.by_figure(shown.highlights or None) if len(group) > 1), [])
+            if first:
+                values = {one.model: one.interval for one in first}
+                what = first[0]
+                drawn = plots.bars(what.label_en, what.label_zh, what.unit, values, better=what.better)
+        elif (path := artifact.path / "record" / "history.jsonl").exists():
+            lines = history.thin(history.read(path))
+            drawn = plots.answers_curve(lines) if name == "rl" else plots.loss_curve(name, lines)
+    except DataError:
+        return ""
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}" if drawn else ""
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a line a step, and report.md below it."""
+    """Markdown: a line a step, and report.md below it: promote's where there is one, else evaluate's."""
     lines = ["| step | state | seconds | key | folder |", "|---|---|---|---|---|"]
     for outcome in outcomes:
         state = "Cached" if outcome.cached else "built"
@@ -47,10 +130,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
             f"| {outcome.step} | {state} | {outcome.seconds:.1f} | `{outcome.artifact.key}` | `{outcome.artifact.path}` |"
         )
     text = "\n".join(lines) + "\n"
-    for outcome in outcomes:
-        report = outcome.artifact.path / "report.md"
-        if outcome.step == "evaluate" and report.exists():
-            text += "\n" + report.read_text(encoding="utf-8")
+    pages = {outcome.step: outcome.artifact.path / "report.md" for outcome in outcomes}
+    for name in ("promote", "evaluate"):  # promote's has the verdict, and all that evaluate's has
+        if name in pages and pages[name].exists():
+            return text + "\n" + pages[name].read_text(encoding="utf-8")
     return text
 
 

@@ -7,14 +7,15 @@ Reading, characters and filters run in shards of rows, on all cores; passes over
 lengths) and not on the rows; then the shards are written as files. Each finished shard and pass is kept, and a killed run goes on
 behind it. Memory holds some shards, and some hundred bytes a row.
 
-Reads: ``candidates``/candidates.parquet (Candidate), the configured sources, the task file.
+Reads: ``candidates``/candidates.parquet (Candidate), the configured sources, the task file; ``badcases``/cases.parquet
+  (BadCase): held-out cases, which no row may hold or be alike to.
 Writes: corpus.parquet, general.parquet (Text); chats.parquet (Chat); pairs.parquet (Pair); heldout_domain.parquet,
   heldout_general.parquet (Text); heldout_prompts.parquet (Prompt); heldout_pairs.parquet (Pair); dropped.parquet
   (Dropped); thumbs.parquet (Thumb; when there are sources of thumbs); task.yaml (the task file, when there is one);
   report.html (what became of the rows).
 Source: DATA.md section 3 (what was measured, and why this order).
 
-Run:  python -m steps.clean --config clean.yaml --candidates DIR --out DIR
+Run:  python -m steps.clean --config clean.yaml --candidates DIR --badcases DIR --out DIR
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from steps.lib import cleaning_report
 from steps.lib.benchmarks import heldout_items
+from steps.lib.case_guard import CaseGuard
 from steps.lib.clean_config import CleanConfig, externals, models_of
 from steps.lib.clean_reading import look_at, read_all
 from steps.lib.door import main
@@ -55,15 +57,19 @@ VERSION = "4"
 RECORDS = ("dropped.parquet", "report.html")
 
 
-def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, context: Context) -> Metrics:
+def run(
+    config: CleanConfig, *, candidates: Path | None = None, badcases: Path | None = None, out: Path, context: Context
+) -> Metrics:
     """Clean everything; see the top of the file.
 
     Raises:
-        DataError: a bad file, a held-out source without a row, a kind with too few rows left, or too many rows dropped.
+        DataError: a bad file (also that of the held-out cases), a held-out source without a row, a kind with too few rows left, or
+            too many rows dropped.
         ConfigError: a rule name the task does not have.
         ArtifactError: a worker process died.
         Resumable: SIGTERM or SIGINT; what is finished is kept.
     """
+    cases = CaseGuard.read(badcases)
     with (
         stop_signals() as stop,
         WorkLedger(context.resume / "work.sqlite", stop, context.log) as ledger,
@@ -74,7 +80,7 @@ def run(config: CleanConfig, *, candidates: Path | None = None, out: Path, conte
         opened, items = look_at(config, candidates is not None)
         tables = read_all(config, opened, candidates, sieve, ledger, context)
         _pass_held(config, tables, sieve)
-        cut = _pass_all(config, tables, items, sieve, context)
+        cut = _pass_all(config, tables, [*items, *cases.items], sieve, context, cases)
         _hold_out(cut, tables, config, sieve)
         for kind in KINDS:
             if kind.name in config.mix:
@@ -110,7 +116,12 @@ def _pass_held(config: CleanConfig, tables: Mapping[str, Rows], sieve: Sieve) ->
 
 
 def _pass_all(
-    config: CleanConfig, tables: Mapping[str, Rows], items: Sequence[Item], sieve: Sieve, context: Context
+    config: CleanConfig,
+    tables: Mapping[str, Rows],
+    items: Sequence[Item],
+    sieve: Sieve,
+    context: Context,
+    cases: CaseGuard,
 ) -> dict[str, Split]:
     """The passes over all rows of a kind; what was held out of the kinds of which a share is."""
     held = [(tables[kind.held], tables[kind.held].kept()) for kind in HELD]
@@ -124,6 +135,7 @@ def _pass_all(
         opposed = [contradictions(rows)] if kind is THUMBS else []
         sieve.sift(rows, *opposed, copies(rows), failing(rows))
         sieve.guard([rows], guarded, config.near_heldout)
+        cases.sift(sieve, rows, config.near_case)
         if config.decontaminate:
             sieve.decontaminate([rows], items, config.decontaminate)
         kept, label = rows.kept(), rows.facts["label"]

@@ -1,50 +1,55 @@
 """Every model of the chain side by side on held-out data: base, pretrained, sft, and dpo, kto or rl; every figure has an interval.
 
-Reads:  base, pretrained, sft, dpo, kto, rl: models (the same base is loaded once, adapters are switched); heldout (clean).
-Writes: ``items.parquet`` (one row a model, suite and item), ``report.json``, ``report.md``, ``report.html``.
+The champion and the anchor of a registry are scored in the same run, on the same items: no stored number is compared.
+
+Reads:  base, pretrained, sft, dpo, kto, rl: models (the same base is loaded once, adapters are switched); heldout (clean);
+        held-out bad cases (badcases); the files of ``evaluate.suites``; the registry.
+Writes: ``items.parquet`` (one row a model, suite and item), ``report.json``, ``report.md``, ``report.html``;
+        ``record/latency.json``, ``record/judge.sqlite``.
 Source: bits per byte; verifiable rules (IFEval, 2311.07911); implicit reward (DPO, 2305.18290, equation 5); paired intervals by
         cluster (Miller 2024, 2411.00640).
-Resume: every scored batch is kept the moment it is done; a model whose batches are all there is not even loaded.
+Resume: every scored batch and every verdict is kept the moment it is done; a model whose batches are all there is not even loaded.
 Run:    python -m steps.evaluate --config FILE --base DIR --sft DIR --dpo DIR --heldout DIR --out DIR
 """
 
 from __future__ import annotations
 
 import json
-import platform
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from steps.lib import evals, figures, history, inference, models, report, runtime
-from steps.lib.artifact import lineage
-from steps.lib.config import Section
-from steps.lib.digests import digest_text
+from steps.lib import case_grading, evaluated, figures, latency, pairwise, report, runtime, suite_config
+from steps.lib.artifact import MANIFEST
+from steps.lib.asking import Tally
+from steps.lib.config import Neutral, Section
 from steps.lib.door import main
-from steps.lib.evals import Heldout, Limits
-from steps.lib.figures import Comparison, Figure, Item
-from steps.lib.measures import MEASURES
+from steps.lib.earlier import ledgers_beside
+from steps.lib.errors import ConfigError
+from steps.lib.evals import Heldout
+from steps.lib.evaluated import Evaluated
+from steps.lib.figures import Item
+from steps.lib.incumbents import Incumbents
+from steps.lib.judged import Judged, judge_models
+from steps.lib.lm_eval import LmEval, LmEvalConfig
 from steps.lib.models import Precision
-from steps.lib.stages import Stages
+from steps.lib.pair_judging import authors
+from steps.lib.pairwise import PairwiseConfig
+from steps.lib.registry import Registry, Version
+from steps.lib.rubric import RubricConfig, rubric_externals
+from steps.lib.scored_models import Scoring
 from steps.lib.step import Context, Metrics
+from steps.lib.suite_cases import SuiteCases
+from steps.lib.suite_config import AnySuite
+from steps.lib.suites import Limits, Suite
 from steps.lib.work_ledger import WorkLedger
 
-VERSION = "4"
+VERSION = "5"
 RECORDS = ("report.md", "report.html")
-COMPARED = (
-    ("pretrained", "base"),
-    ("sft", "pretrained"),
-    ("dpo", "sft"),
-    ("dpo", "base"),
-    ("kto", "sft"),
-    ("kto", "base"),
-    ("rl", "sft"),
-    ("rl", "base"),
-)
-ALIGNED = ("dpo", "kto", "rl")
-"""Models whose reference is the sft policy."""
+CANDIDATES = ("dpo", "kto", "rl", "sft", "pretrained", "base")
+"""Inputs of which the first that is there is the candidate."""
 
 
 class EvaluateConfig(Section):
@@ -64,6 +69,52 @@ class EvaluateConfig(Section):
     """Prompts whose answers stand side by side in the report, half of them in each language."""
     precision: Precision = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
+    suites: tuple[AnySuite, ...] = ()
+    """Suites besides the held-out ones: kind ifeval, rules, gsm8k, format or choices, each with its file."""
+    lm_eval: LmEvalConfig | None = None
+    """Public benchmarks through lm-eval (extra lm-eval)."""
+    rubric: RubricConfig | None = None
+    """Judge of bad cases that no program can tell; null: these are left out, and the report says how many."""
+    pairwise: PairwiseConfig | None = None
+    """Judge that compares the answers of two models, and which two; null: nobody is asked."""
+    reference: Literal["base", "pretrained", "sft", "champion", "anchor"] = "sft"
+    """Frozen model that implicit rewards and divergences are against; where it is not there, sft."""
+    kl_tokens: int = Field(64, ge=0)
+    """Tokens of the longest answer that is drawn for ``kl_sampled``; 0 draws none."""
+    registry: Annotated[Path | None, Neutral] = None
+    """Folder of the registry whose champion and anchor are scored in the same run (they go into the key); null: none is. In a line
+    with promote it is that of promote."""
+    name: Annotated[str, Neutral] = "after-sales"
+    """Name of the model in the registry; in a line with promote that of promote."""
+    latency: Annotated[int, Neutral] = Field(4, ge=0)
+    """Prompts that each model answers one at a time while times are taken (a record, not part of the result); 0 takes none."""
+
+    @field_validator("suites")
+    @classmethod
+    def _apart(cls, suites: tuple[AnySuite, ...]) -> tuple[AnySuite, ...]:
+        if problem := suite_config.names_problem(suites):
+            raise ValueError(problem)
+        return suites
+
+
+def externals(config: EvaluateConfig, inputs: Mapping[str, str]) -> dict[str, str]:
+    """Content of the suites' files and of the judges' prompts, and the versions that the candidate meets.
+
+    Raises:
+        DataError: files of suites are missing.
+        ConfigError: a task of lm-eval is wrong, or a judge's prompt file.
+    """
+    found = suite_config.externals(config.suites)
+    if config.lm_eval:
+        found["suite/lm_eval"] = LmEval(config.lm_eval).digest()
+    if config.rubric and "badcases" in inputs:
+        found |= rubric_externals(config.rubric)
+    if config.pairwise:
+        found |= pairwise.externals(config.pairwise)
+    if config.registry:
+        policy = next(inputs[name] for name in CANDIDATES if name in inputs)
+        found |= Incumbents.of(Registry(config.registry), config.name, policy).digests()
+    return found
 
 
 def run(
@@ -76,45 +127,146 @@ def run(
     dpo: Path | None = None,
     kto: Path | None = None,
     rl: Path | None = None,
+    badcases: Path | None = None,
     out: Path,
     context: Context,
 ) -> Metrics:
-    """Score every model, derive the figures, write the report.
+    """Score every model, ask the judge, derive the figures, write the report.
 
     Raises:
-        DataError: nothing is held out.
+        DataError: nothing is held out, or a suite cannot be read.
+        ConfigError: the judge is to compare what is not scored.
+        TeacherError: a judge cannot answer at all.
         Resumable: SIGTERM or SIGINT; the batches so far are kept.
     """
     chain = _distinct({"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo, "kto": kto, "rl": rl})
-    suites = Heldout.read(heldout, config.limit)
-    limits = Limits(config.max_tokens, config.window, config.batch_size)
+    given = {"base": base, "pretrained": pretrained, "sft": sft, "dpo": dpo, "kto": kto, "rl": rl}
+    versions = _incumbents(config, next(folder for name in CANDIDATES if (folder := given[name])))
+    *before, candidate = chain
+    chain = {
+        **{name: chain[name] for name in before},
+        **{name: version.folder for name, version in versions.items()},
+        candidate: chain[candidate],
+    }
+    held = Heldout.read(heldout, config.limit)
+    tally = Tally()
+    cases = _cases(config, badcases, held, context, tally) if badcases else None
+    suites: list[Suite] = suite_config.read(config.suites, config.limit)
+    suites += [suite for suite in (cases, LmEval(config.lm_eval) if config.lm_eval else None) if suite is not None]
+    prompts = _prompts(config.pairwise, list(chain), held, suites) if config.pairwise else {}
+    scoring = Scoring(
+        chain=chain,
+        held=held,
+        suites=suites,
+        limits=Limits(config.max_tokens, config.window, config.batch_size),
+        precision=config.precision,
+        wanted=config.reference,
+        kl_tokens=config.kl_tokens,
+        latency=config.latency,
+        context=context,
+    )
     timer = runtime.Timer()
     with (
         runtime.stop_signals() as stop,
         WorkLedger(context.resume / "batches.sqlite", stop, context.log) as ledger,
     ):
         runtime.seed_torch(context.seed)
-        items = _scored(config, chain, suites, limits, ledger, context)
+        items, times = scoring.scored(ledger)
+        items, notes = scoring.against_reference(items, ledger)
     stop.check()
-    metrics = Metrics()
+    judged = Judged(tally=tally)
+    if config.pairwise:
+        judged = judge_models(
+            config.pairwise,
+            items,
+            list(chain),
+            prompts,
+            context.resume,
+            seed=context.seed,
+            log=context.log,
+            progress=context.progress,
+            earlier=ledgers_beside(context.resume, pairwise.LEDGER),
+            kin=authors(chain[candidate]),
+            tally=tally,
+        )
+    pairwise.keep(context.resume, out / "record", context.log)
+    metrics = Metrics(tokens=tally.tokens_in + tally.tokens_out, cost=tally.cost)
     metrics.values |= {"batches": ledger.computed + ledger.kept, "batches_from_ledger": ledger.kept}
-    for name in ALIGNED:
-        if name in chain and "sft" in chain:
-            items = evals.add_implicit(items, name, "sft")
+    items = scoring.stamped(items + judged.items, config.pairwise.suite if config.pairwise else "")
     figures.write_items(out / "items.parquet", items)
-    found = _report(config, chain, heldout, suites, items, limits, context.seed)
+    if times:
+        latency.write(out, times)
+    found = Evaluated(
+        title=config.title,
+        seed=context.seed,
+        limit=config.limit,
+        samples=config.samples,
+        precision=config.precision,
+        limits=scoring.limits,
+        heldout=heldout,
+        chain=chain,
+        versions=versions,
+        held=scoring.held,
+        suites=scoring.suites,
+        items=items,
+        reference=scoring.reference,
+        notes=notes,
+        times=times,
+        judged=judged,
+        cases=cases,
+    ).report()
     report.write(found, out)
-    metrics.tokens = sum(item.n_out for item in items if item.suite == "prompts")
+    metrics.tokens += sum(item.n_out for item in items if item.output)
     metrics.values["scoring_seconds"] = round(timer.seconds, 2)
-    metrics.values |= {f"{f.name}/{f.model}": round(f.interval.value, 4) for f in found.figures}
-    for suite in ("domain", "general", "prompts", "pairs"):
-        scored = sum(item.suite == suite and item.model == "base" for item in items)
-        metrics.rows.took(suite, len(getattr(suites, suite)))
-        metrics.rows.gave(f"{suite} scored", scored)
-        if suite == "pairs" and scored < len(suites.pairs):
-            metrics.rows.drop("pairs", "too_long", len(suites.pairs) - scored)
-    metrics.rows.balance({suite: [f"{suite} scored"] for suite in ("domain", "general", "prompts", "pairs")})
+    metrics.values |= {
+        f"{figure.name}/{figure.model}" + (f" {figure.against}" if figure in judged.figures else ""): round(
+            figure.interval.value, 4
+        )
+        for figure in found.figures
+    }
+    _count(metrics, scoring, items)
     return metrics
+
+
+def _count(metrics: Metrics, scoring: Scoring, items: list[Item]) -> None:
+    """The ledger of rows: every item of every suite was scored, or is a pair that is too long."""
+    sizes = {name: len(getattr(scoring.held, name)) for name in evaluated.BUILT_IN} | {
+        s.name: len(s) for s in scoring.suites
+    }
+    for suite, size in sizes.items():
+        scored = sum(item.suite == suite and item.model == next(iter(scoring.chain)) for item in items)
+        metrics.rows.took(suite, size)
+        metrics.rows.gave(f"{suite} scored", scored)
+        if suite == "pairs" and scored < size:
+            metrics.rows.drop("pairs", "too_long", size - scored)
+    metrics.rows.balance({suite: [f"{suite} scored"] for suite in sizes})
+
+
+def _cases(config: EvaluateConfig, folder: Path, held: Heldout, context: Context, tally: Tally) -> SuiteCases:
+    """The held-out bad cases, with their judge."""
+    judge = None
+    if config.rubric:
+        judge = case_grading.grader(
+            config.rubric,
+            context.resume / pairwise.LEDGER,
+            seed=context.seed,
+            log=context.log,
+            earlier=ledgers_beside(context.resume, pairwise.LEDGER),
+            tally=tally,
+        )
+    return SuiteCases.read(folder, config.limit, task=held.task, grader=judge)
+
+
+def _prompts(config: PairwiseConfig, models: list[str], held: Heldout, suites: Sequence[Suite]) -> Mapping[str, str]:
+    """Item id -> what was asked, of the suite whose answers are judged. All that may be wrong shows before a model runs."""
+    pairwise.compared(config, models)
+    known = {"prompts": {row.id: row.prompt for row in held.prompts}} | {one.name: one.prompts for one in suites}
+    if not known.get(config.suite):
+        raise ConfigError(
+            f"evaluate.pairwise.suite is {config.suite!r}: got no answers to compare, because suites with answers are "
+            f"{', '.join(sorted(name for name, asked in known.items() if asked)) or 'none'} here; name one of these"
+        )
+    return known[config.suite]
 
 
 def _distinct(chain: dict[str, Path | None]) -> dict[str, Path]:
@@ -126,172 +278,12 @@ def _distinct(chain: dict[str, Path | None]) -> dict[str, Path]:
     return found
 
 
-def _scored(
-    config: EvaluateConfig,
-    chain: dict[str, Path],
-    suites: Heldout,
-    limits: Limits,
-    ledger: WorkLedger,
-    context: Context,
-) -> list[Item]:
-    """The items of every model, batch by batch."""
-    load, conditions = Stages(config.precision), inference.conditions(config.precision)
-    items: list[Item] = []
-    for name, artifact in context.progress(chain.items(), "models", len(chain)):
-        kept = ledger.kept
-        tokenizer = models.load_tokenizer(models.model_folder(artifact))
-        recall = ledger.about(model=inference.identity(artifact), **conditions)
-        model = inference.Later(partial(load, artifact))
-        new = evals.score_model(name, model, tokenizer, suites, limits, seed=context.seed, recall=recall)
-        context.log.info("%s scored on %d items; %d batches were done before", name, len(new), ledger.kept - kept)
-        items += new
-    return items
-
-
-def _report(
-    config: EvaluateConfig,
-    chain: dict[str, Path],
-    heldout: Path,
-    suites: Heldout,
-    items: list[Item],
-    limits: Limits,
-    seed: int,
-) -> report.Report:
-    behind = {m["key"]: m for folder in (*chain.values(), heldout) for m in lineage(folder)}
-    manifests = {m["step"]: m for m in behind.values()}
-    taken, compared = _figures(chain, items)
-    return report.Report(
-        title=config.title,
-        seed=seed,
-        facts=_facts(config, suites),
-        models=[
-            report.ModelCard(name=name, digest=inference.identity(folder), chain=_stages(folder))
-            for name, folder in chain.items()
-        ],
-        figures=taken,
-        comparisons=compared,
-        highlights=[
-            "domain_bits_per_byte",
-            "general_bits_per_byte",
-            "format_rate",
-            "rule_score",
-            "implicit_reward_accuracy",
-            "labels",
-        ],
-        samples=_samples(config, suites, items, list(chain)),
-        rows=[
-            report.StepRows.from_ledger(step, manifests[step]["rows"])
-            for step in (
-                "generate",
-                "clean",
-                "base",
-                "pretrain",
-                "sft",
-                "pairs",
-                "reference",
-                "dpo",
-                "kto",
-                "reward",
-                "rl",
-            )
-            if step in manifests and manifests[step]["rows"]["in"]
-        ],
-        lineage=report.nodes(behind.values()),
-        histories=_histories(heldout, manifests),
-        teachers=_teachers(manifests),
-        funnel=report.funnels(manifests.get("generate", {}).get("metrics", {})),
-        fingerprint=_fingerprint(suites, items, limits),
-        notes=_notes(config, suites, items),
-    )
-
-
-def _notes(config: EvaluateConfig, suites: Heldout, items: list[Item]) -> list[str]:
-    """What a reader must know of the items that were not scored."""
-    notes = [f"Only the first {config.limit} items of each suite were scored (evaluate.limit)."] if config.limit else []
-    long = len(suites.pairs) - len({item.item_id for item in items if item.suite == "pairs"})
-    if long:
-        notes.append(
-            f"{long} of {len(suites.pairs)} pairs are longer than evaluate.window ({config.window} tokens): not scored."
-        )
-    return notes
-
-
-def _figures(chain: dict[str, Path], items: list[Item]) -> tuple[list[Figure], list[Comparison]]:
-    """Every measure that has items, of every model, and the paired differences along the chain."""
-    taken: list[Figure] = []
-    compared: list[Comparison] = []
-    for what in MEASURES:
-        having = {i.model for i in items if i.suite == what.suite and i.scores.get(what.score) is not None}
-        against = "sft" if what.score == "implicit" else None
-        taken += [figures.measure(items, what, name, against=against) for name in chain if name in having]
-        if what.score != "implicit":
-            compared += [
-                figures.compare(items, what, new, old) for new, old in COMPARED if new in having and old in having
-            ]
-    return taken, compared
-
-
-def _facts(config: EvaluateConfig, suites: Heldout) -> dict[str, str]:
-    counts = {name: len(getattr(suites, name)) for name in ("domain", "general", "prompts", "pairs")}
-    return {
-        "task": suites.task.name if suites.task else "none (no rules)",
-        "held-out items": ", ".join(f"{count} {name}" for name, count in counts.items()),
-        "answers": f"greedy, at most {config.max_tokens} tokens",
-    }
-
-
-def _stages(artifact: Path) -> list[str]:
-    chain = models.Chain.read(artifact)
-    return [
-        f"base {chain.base[:12]}",
-        *(f"{stage.step} ({stage.method}) on {stage.digest[:12]}" for stage in chain.stages),
-    ]
-
-
-def _samples(config: EvaluateConfig, suites: Heldout, items: list[Item], names: list[str]) -> list[report.Sample]:
-    """The first prompts of each language, with every model's answer."""
-    half = (config.samples + 1) // 2
-    chosen = [row for lang in ("en", "zh", "other") for row in [r for r in suites.prompts if r.lang == lang][:half]]
-    answers = {(item.model, item.item_id): item.output for item in items if item.suite == "prompts"}
-    shown: list[report.Sample] = []
-    for row in chosen[: config.samples]:
-        outputs = {name: answers[name, row.id] for name in names}
-        rules = {name: suites.task.check(row.prompt, text) for name, text in outputs.items()} if suites.task else {}
-        shown.append(report.Sample(id=row.id, prompt=row.prompt, lang=row.lang, outputs=outputs, rules=rules))
-    return shown
-
-
-def _histories(heldout: Path, manifests: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Loss curves of every training step that lies in the same store, thinned to what a plot can show."""
-    root = heldout.resolve().parent.parent
-    result: dict[str, list[dict[str, Any]]] = {}
-    for step in ("base", "pretrain", "sft", "dpo", "kto", "reward", "rl"):
-        path = root / manifests[step]["key"] / "record" / "history.jsonl" if step in manifests else None
-        if path and path.exists():
-            result[step] = history.thin(history.read(path))
-    return result
-
-
-def _teachers(manifests: dict[str, Any]) -> list[str]:
-    return [teacher["name"] for teacher in manifests.get("generate", {}).get("config", {}).get("teachers", [])]
-
-
-def _fingerprint(suites: Heldout, items: list[Item], limits: Limits) -> dict[str, str]:
-    """What two evaluations must share to be compared item by item."""
-    ids = sorted({(item.suite, item.item_id) for item in items})
-    texts = [
-        row.model_dump_json() for name in ("domain", "general", "prompts", "pairs") for row in getattr(suites, name)
-    ]
-    task = suites.task.model_dump_json() if suites.task else ""
-    return {
-        "suites": digest_text("\n".join(texts))[:16],
-        "items": digest_text(json.dumps(ids))[:16],
-        "task": digest_text(task)[:16],
-        "scorer": evals.SCORER_VERSION,
-        "generation": f"greedy, {limits.max_tokens} tokens, batch {limits.batch_size}, window {limits.window}",
-        "machine": f"{platform.machine()} {models.device()}",
-        **{name: version for name, version in runtime.versions().items() if name in ("torch", "transformers")},
-    }
+def _incumbents(config: EvaluateConfig, candidate: Path) -> dict[str, Version]:
+    """Name in the report -> version that the candidate meets."""
+    if config.registry is None:
+        return {}
+    policy = str(json.loads((candidate / MANIFEST).read_text(encoding="utf-8"))["digest"])
+    return Incumbents.of(Registry(config.registry), config.name, policy).named()
 
 
 if __name__ == "__main__":

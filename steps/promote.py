@@ -2,9 +2,11 @@
 
 Reads:  policy (dpo, kto, rl or sft): ``adapter/`` and ``chain.json``, or ``model/``; report (evaluate): ``items.parquet`` and
         ``report.json``.
-Writes: ``verdict.json``, ``record/registry.json``; the registry (a new version always, the alias only on ``promote``).
+Writes: ``verdict.json``, ``report.md`` and ``report.html`` (the verdict first), ``record/registry.json``, ``record/mirrors.json``;
+        the registry (a new version always, the alias champion only on ``promote``).
 Source: paired, clustered differences, arXiv 2411.00640; one primary and non-inferiority guards as in the
-        intersection-union test, Berger 1982. Figures are derived from the items, never from rounded numbers.
+        intersection-union test, Berger 1982; several primaries, Holm 1979. Figures are derived from the items, never from
+        rounded numbers, and the champion's items are of the same run as the candidate's.
 Resume: a version is its content, and the alias moves at most once: whatever was done before a kill is found and not done again.
 Run:    python -m steps.promote --config FILE --policy DIR --report DIR --out DIR
 """
@@ -12,28 +14,33 @@ Run:    python -m steps.promote --config FILE --policy DIR --report DIR --out DI
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from steps.lib import figures
+from steps.lib import figures, mirrors, model_files, models, parity, verdict_page, version_files
 from steps.lib import report as reports
 from steps.lib.artifact import Artifact
+from steps.lib.card import CardConfig
 from steps.lib.config import Neutral, Section
 from steps.lib.digests import digest_text
 from steps.lib.door import main
 from steps.lib.figures import Item
-from steps.lib.gate import Champion, Guard, Primary, Verdict, decide
-from steps.lib.registry import Registry, Version
+from steps.lib.gate import Guard, Primary, Verdict, decide
+from steps.lib.gate_terms import Spending, Test
+from steps.lib.incumbents import ANCHOR, Incumbents
+from steps.lib.look_log import FACT, LookLog, suite_digests
+from steps.lib.mirrors import MirrorsConfig
+from steps.lib.registry import CHALLENGER, CHAMPION, Registry
 from steps.lib.report import Report
 from steps.lib.runtime import stop_signals
+from steps.lib.signing import SigningConfig
 from steps.lib.step import Context, Metrics
 
-VERSION = "1"
-EVAL_REPORT, EVAL_ITEMS = "eval/report.json", "eval/items.jsonl.zst"
+VERSION = "2"
+RECORDS = ("report.md", "report.html")
 
 
 class PromoteConfig(Section):
@@ -45,29 +52,48 @@ class PromoteConfig(Section):
     """Name of the model in the registry."""
     baseline: str = "sft"
     """Model of the same report that the first champion must beat."""
-    primary: Primary = Primary()
-    """What must get better."""
+    primary: Primary | Annotated[tuple[Primary, ...], Field(min_length=1)] = Primary()
+    """What must get better; of several, one must and none may get worse (they share the level by Holm's procedure)."""
     guards: tuple[Guard, ...] = (
         Guard(figure="general_bits_per_byte", margin=5.0),
         Guard(figure="format_rate", margin=0.05),
         Guard(figure="raw_logprob_accuracy", margin=0.05),
     )
-    """What must not get worse."""
+    """What must not get worse, against the champion and against the anchor."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Share: one-sided confidence of every bound."""
+    mcnemar: Test = "midp"
+    """Test that primaries of fewer than 200 independent 0/1 items pass too; exact never promotes too often, and needs more."""
+    allow_template_change: bool = False
+    """Whether the chat template may be another one than the champion's; else that is a veto."""
+    max_looks: int = Field(default=12, ge=1)
+    """Verdicts on the same items, before they are called worn; with spending by quarter, as many as share a quarter's level."""
+    spending: Spending = "none"
+    """How verdicts on the same items share the level: each has all of it, or those of a calendar quarter share it equally."""
+    card: Annotated[CardConfig, Neutral] = CardConfig()
+    """What a person says of the model, in its card and its bill of materials; read when a version is registered."""
+    signing: Annotated[SigningConfig, Neutral] = SigningConfig()
+    """Keys that sign versions, and that they must be signed with."""
+    mirrors: Annotated[MirrorsConfig, Neutral] = MirrorsConfig()
+    """Copies elsewhere, made when all is done; none of them can stop a run."""
+
+    @property
+    def primaries(self) -> tuple[Primary, ...]:
+        """``primary``, one or several."""
+        return (self.primary,) if isinstance(self.primary, Primary) else self.primary
 
 
 def externals(config: PromoteConfig, inputs: Mapping[str, str]) -> dict[str, str]:
     """What the registry adds to the verdict.
 
-    It is the champion that this policy meets, with its evaluation: the one before this very policy, so that a second run has the
-    same key; and whether this policy with this report was rolled back.
+    It is the champion and the anchor that this policy meets: those before this very policy, so that a second run has the same key;
+    the looks at held-out items before it; and whether a person took this policy back.
     """
     registry = Registry(config.registry)
-    champion = _incumbent(registry, config.name, inputs["policy"])
-    found = {"champion": champion.digest if champion else "none"}
-    gone = registry.history(config.name).rolled_back()
-    if _registered(registry, config.name, gone, inputs["policy"], inputs["report"]):
+    found = Incumbents.of(registry, config.name, inputs["policy"]).digests()
+    log = LookLog.of(registry, config.name, inputs["policy"], inputs["report"])
+    found["looks"] = log.digest(config.spending)
+    if inputs["policy"] in registry.withdrawn(config.name):
         found["rolled back"] = "yes"
     return found
 
@@ -80,7 +106,7 @@ def holds(config: PromoteConfig, folder: Path) -> str | None:
     version = _registered(registry, config.name, history.registered(), verdict.policy, verdict.report)
     if version is None:
         return f"registry {config.registry} has no version of model {config.name} with this policy and report"
-    settled = {history.aliases().get("champion"), *history.rolled_back()}
+    settled = {history.aliases().get(CHAMPION), *history.rolled_back()}
     if verdict.verdict == "promote" and version not in settled:
         return f"alias champion of model {config.name} is not at {version}"
     return None
@@ -91,59 +117,99 @@ def run(config: PromoteConfig, *, policy: Path, report: Path, out: Path, context
 
     Raises:
         DataError: the report cannot be read.
+        ModelError: the policy's base is nowhere.
         ArtifactError: the registry is damaged, or another run moved the alias meanwhile.
         Resumable: SIGTERM or SIGINT before anything was registered; later ones do not keep this from its end.
     """
-    registry = Registry(config.registry)
-    before = registry.history(config.name)
-    current = before.aliases().get("champion")
+    registry = Registry(config.registry, signing=config.signing)
+    current = registry.history(config.name).aliases().get(CHAMPION)
     candidate, evidence = Artifact.read(policy).digest, Artifact.read(report)
     shown, items = reports.read(report), figures.read_items(report / "items.parquet")
-    incumbent = _incumbent(registry, config.name, candidate)
-    verdict = decide(config, candidate, evidence, shown, items, _champion(incumbent) if incumbent else None)
-    facts = {"policy": candidate, "report": evidence.digest, "model": verdict.candidate, "base": _base(policy)}
+    verdict = _decide(config, registry, policy, evidence, shown, items)
+    facts = {
+        "policy": candidate,
+        "report": evidence.digest,
+        "model": verdict.candidate,
+        FACT: suite_digests(items, verdict.candidate),
+    }
+    text = version_files.dumped(verdict)
     with stop_signals() as stop:
-        staged = _stage(policy, shown, items, context.resume / "version")
+        staged = version_files.stage(
+            context.resume / "version",
+            name=config.name,
+            policy=policy,
+            report=report,
+            shown=shown,
+            items=items,
+            verdict=verdict,
+            told=config.card,
+        )
         stop.check()
-        version = registry.register(config.name, staged, facts=facts)
-        if verdict.verdict == "promote" and version.name in before.rolled_back():
-            reason = "it was rolled back before; only a person may promote it again"
-            verdict = verdict.model_copy(update={"verdict": "inconclusive", "reasons": [*verdict.reasons, reason]})
-        text = verdict.model_dump_json(indent=1) + "\n"
+        version = registry.register(
+            config.name, staged, facts=facts, base=models.base_of(policy), verdict_digest=digest_text(text)
+        )
         (out / "verdict.json").write_text(text, encoding="utf-8")
+        verdict_page.write(verdict, shown, out)
         if verdict.verdict == "promote" and current != version.name:
             registry.promote(
                 config.name, version.name, expected=current, verdict_digest=digest_text(text), reason=verdict.reasons[0]
             )
+        _challenge(registry, config.name, version.name, verdict)
         _record(out, registry, config.name, version.name, digest_text(text))
+        aliases = sorted(a for a, named in registry.history(config.name).aliases().items() if named == version.name)
+        sent = mirrors.send(config.mirrors, version, aliases, context.log)
+        if sent:
+            lines = json.dumps([one.model_dump() for one in sent], indent=1)
+            (out / "record" / "mirrors.json").write_text(lines + "\n", encoding="utf-8")
     context.log.info("verdict %s for %s against %s", verdict.verdict, version.name, verdict.against)
     for reason in verdict.reasons:
         context.log.info("%s", reason)
-    metrics = Metrics(values={"verdict": verdict.verdict, "version": version.name})
+    for warning in verdict.warnings:
+        context.log.warning("%s", warning)
+    metrics = Metrics(values={"verdict": verdict.verdict, "version": version.name, "looks": verdict.looks})
     for check in verdict.checks:
-        metrics.values[f"{check.figure}_low"] = round(check.improvement.low, 6)
+        name = f"{check.figure}_{ANCHOR}" if check.against == ANCHOR else check.figure
+        metrics.values[f"{name}_low"] = round(check.improvement.low, 6)
     return metrics
 
 
-def _incumbent(registry: Registry, name: str, policy: str) -> Version | None:
-    """The champion, or, while this very policy is champion, the one of another policy that it replaced."""
+def _decide(
+    config: PromoteConfig, registry: Registry, policy: Path, evidence: Artifact, shown: Report, items: list[Item]
+) -> Verdict:
+    """The gate's verdict; before a promotion also whether what is served is what was scored, and whether a person took it back."""
+    candidate = Artifact.read(policy).digest
+
+    def decided(problems: Sequence[str]) -> Verdict:
+        return decide(
+            config,
+            candidate,
+            evidence,
+            shown,
+            items,
+            Incumbents.of(registry, config.name, candidate),
+            problems=problems,
+            template=model_files.template_digest(models.model_folder(policy)),
+            log=LookLog.of(registry, config.name, candidate, evidence.digest),
+        )
+
+    verdict = decided(())
+    if verdict.verdict == "promote" and (problems := parity.check(policy)):
+        verdict = decided(problems)
+    if verdict.verdict == "promote" and candidate in registry.withdrawn(config.name):
+        reason = "it was rolled back before; only a person may promote it again"
+        verdict = verdict.model_copy(update={"verdict": "inconclusive", "reasons": [*verdict.reasons, reason]})
+    return verdict
+
+
+def _challenge(registry: Registry, name: str, version: str, verdict: Verdict) -> None:
+    """The newest version that was not promoted is the challenger; one that was is none any more."""
     history = registry.history(name)
-
-    def is_other(version: str | None) -> bool:
-        return version is None or registry.resolve(name, version).facts["policy"] != policy
-
-    version = history.aliases().get("champion")
-    if not is_other(version):
-        entered = [
-            event
-            for event in history.events
-            if event.action == "promote"
-            and event.alias == "champion"
-            and not is_other(event.after)
-            and is_other(event.before)
-        ]
-        version = entered[-1].before
-    return registry.resolve(name, version) if version else None
+    aliases = history.aliases()
+    newest = version == list(history.registered())[-1] and version != aliases.get(CHAMPION)
+    if newest and verdict.verdict in ("reject", "inconclusive"):
+        registry.point(name, version, alias=CHALLENGER, reason=f"verdict {verdict.verdict}")
+    elif aliases.get(CHALLENGER) == version and version == aliases.get(CHAMPION):
+        registry.point(name, None, alias=CHALLENGER, reason="it is champion now")
 
 
 def _registered(registry: Registry, name: str, versions: Iterable[str], policy: str, report: str) -> str | None:
@@ -154,41 +220,6 @@ def _registered(registry: Registry, name: str, versions: Iterable[str], policy: 
             if (facts["policy"], facts["report"]) == (policy, report):
                 return version
     return None
-
-
-def _stage(policy: Path, shown: Report, items: list[Item], folder: Path) -> Path:
-    """A clean copy of what a version holds: the adapter and its chain (or the model), and the evaluation."""
-    import pyarrow as pa
-
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "eval").mkdir(parents=True)
-    parts = ("adapter" if (policy / "adapter").is_dir() else "model", "chain.json")
-    for part in parts:
-        if (policy / part).is_dir():
-            shutil.copytree(policy / part, folder / part, symlinks=True)
-        elif (policy / part).exists():
-            shutil.copyfile(policy / part, folder / part)
-    (folder / EVAL_REPORT).write_text(reports.result(shown), encoding="utf-8")
-    with pa.CompressedOutputStream(str(folder / EVAL_ITEMS), "zstd") as file:
-        for item in items:
-            file.write(item.model_dump_json().encode() + b"\n")
-    return folder
-
-
-def _champion(version: Version) -> Champion:
-    """A version's evaluation as ``_stage`` kept it."""
-    import pyarrow as pa
-
-    with pa.CompressedInputStream(str(version.folder / EVAL_ITEMS), "zstd") as file:
-        items = [Item.model_validate_json(line) for line in file.read().split(b"\n") if line]
-    shown = Report.model_validate_json((version.folder / EVAL_REPORT).read_text(encoding="utf-8"))
-    return Champion(version.facts["policy"], version.facts["model"], shown.fingerprint, items)
-
-
-def _base(policy: Path) -> str:
-    """Digest of the base model that the adapter fits; empty for a whole model."""
-    path = policy / "chain.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("base", "")) if path.exists() else ""
 
 
 def _record(out: Path, registry: Registry, name: str, version: str, verdict_digest: str) -> None:

@@ -12,7 +12,22 @@ import numpy as np
 
 from steps.lib import figures
 from steps.lib.figures import Comparison, Figure, Item, Measure
-from steps.lib.report import Funnel, ModelCard, Node, Report, Sample, StepRows, nodes
+from steps.lib.gate import Check, Verdict
+from steps.lib.report import (
+    Case,
+    Cost,
+    Funnel,
+    Judging,
+    ModelCard,
+    Node,
+    Report,
+    Sample,
+    Speed,
+    StepRows,
+    nodes,
+    report_costs,
+)
+from steps.lib.stats import Interval, wilson
 
 CHAIN = ("base", "pretrained", "sft", "dpo")
 
@@ -92,8 +107,19 @@ def items(n: int = 80, seed: int = 0) -> list[Item]:
     return found
 
 
-def lineage() -> list[Node]:
-    """The nodes of a whole line, from manifests as a store has them."""
+CONFIGS: dict[str, dict[str, Any]] = {
+    "generate": {
+        "teachers": [
+            {"name": "desk", "kind": "scripted", "license": "apache-2.0"},
+            {"name": "big", "model": "/srv/models/big-7b", "license": None},
+        ]
+    },
+    "base": {"kind": "checkpoint", "path": "org/small-135m", "revision": "0a1b2c3"},
+}
+
+
+def manifests() -> list[dict[str, Any]]:
+    """Manifests of a whole line, as a store has them."""
     made = {
         "generate": ([], {"candidates": 466}),
         "clean": (
@@ -108,11 +134,75 @@ def lineage() -> list[Node]:
         "dpo": (["sft", "pairs", "reference"], {"trained": 214}),
     }
     keys = {step: f"{step}/{hashlib.sha256(step.encode()).hexdigest()[:20]}" for step in made}
-    manifests = [
-        {"step": step, "key": keys[step], "inputs": {one: {"key": keys[one]} for one in above}, "rows": {"out": out}}
-        for step, (above, out) in made.items()
+    return [
+        {
+            "step": step,
+            "key": keys[step],
+            "digest": hashlib.sha256(keys[step].encode()).hexdigest(),
+            "inputs": {one: {"key": keys[one]} for one in above},
+            "rows": {"out": out},
+            "seconds": 20.0 + 37 * place,
+            "tokens": 1000 * place,
+            "cost": 0.42 if step == "generate" else 0.0,
+            "host": "bench",
+            "finished": "2026-11-23T08:00:00Z",
+            "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+            "git": "5f2c9d1",
+            "parts": {"seed": 17},
+            "config": CONFIGS.get(step, {}),
+        }
+        for place, (step, (above, out)) in enumerate(made.items())
     ]
-    return nodes(manifests)
+
+
+def lineage() -> list[Node]:
+    """The nodes of that line."""
+    return nodes(manifests())
+
+
+def costs() -> list[Cost]:
+    """What that line cost."""
+    return report_costs(manifests())
+
+
+def slices(rows: list[Item]) -> list[Figure]:
+    """The rule score and the domain text, zh and en apart."""
+    return [
+        figures.measure([row for row in rows if row.lang == lang], what, model).model_copy(
+            update={"slice": f"lang={lang}"}
+        )
+        for what in (MEASURES[3], MEASURES[0])
+        for lang in ("zh", "en")
+        for model in CHAIN
+    ]
+
+
+def verdict(word: str = "promote") -> Verdict:
+    """A verdict with every kind of check."""
+    outcomes = {"promote": "pass", "reject": "fail", "inconclusive": "open"}
+    if word == "invalid":
+        return Verdict(
+            verdict="invalid", reasons=["3 items of suite 'cases' failed for 'dpo': got 'boom'"], policy="9" * 64,
+            report="7" * 64, candidate="dpo", against="champion 1a2b3c4d5e6f",
+        )  # fmt: skip
+    known = {"against": "champion", "discordant": 21, "mde": 0.09}  # of the gate's checks, as far as it has them
+    more = {name: value for name, value in known.items() if name in Check.model_fields}
+
+    def units(unit: str) -> dict[str, Any]:
+        return {**more, **({"unit": unit} if "unit" in Check.model_fields else {})}
+
+    shares = Interval(value=0.188, low=0.1, high=0.27, n=80, method="paired, cluster bootstrap", clusters=40)
+    text = Interval(value=-0.31, low=-0.62, high=-0.05, n=80, method="paired ratio, cluster bootstrap", clusters=80)
+    checks = [
+        Check(figure="rule_score", role="primary", improvement=shares, threshold=0.02, outcome=outcomes[word],
+              reason="rule_score improves by +0.188", **units("points")),
+        Check(figure="general_bits_per_byte", role="guard", improvement=text, threshold=-5.0, outcome="pass",
+              reason="general_bits_per_byte changes by -0.31 %", **units("%")),
+    ]  # fmt: skip
+    return Verdict(
+        verdict=word, reasons=[*[check.reason for check in checks], "a sentence of its own"], policy="9" * 64,
+        report="7" * 64, candidate="dpo", against="champion 1a2b3c4d5e6f", checks=checks,
+    )  # fmt: skip
 
 
 def funnel(stage: str, teacher: str, asked: int, failed: dict[str, int], **dropped: int) -> Funnel:
@@ -159,7 +249,12 @@ def report(rows: list[Item]) -> Report:
         seed=17,
         facts={"task": "after-sales 售后", "held-out prompts": "80", "parameters": "1.9 M"},
         models=[
-            ModelCard(name=name, digest=f"{place}{'9c41d7e2' * 8}"[:64], chain=list(CHAIN[: place + 1]))
+            ModelCard(
+                name=name,
+                digest=f"{place}{'9c41d7e2' * 8}"[:64],
+                chain=list(CHAIN[: place + 1]),
+                policy=str(place) * 64,
+            )
             for place, name in enumerate(CHAIN)
         ],
         figures=shown,
@@ -221,6 +316,49 @@ def report(rows: list[Item]) -> Report:
             ),
         ],
         lineage=lineage(),
+        costs=costs(),
+        slices=slices(rows),
+        speeds=[
+            Speed(model="sft", p50_s=0.81, p95_s=1.9, tokens_per_s=61.2, first_token_s=0.044, peak_mib=612),
+            Speed(model="dpo", p50_s=0.79, p95_s=2.1, tokens_per_s=60.4),
+        ],
+        judging=[
+            Judging(
+                judge="org/judge-7b",
+                model="dpo",
+                against="sft",
+                n=80,
+                win_rate=wilson(52, 80),
+                lc_win_rate=wilson(49, 80),
+                consistent=0.81,
+                first=0.53,
+                missing=0.01,
+            ),
+            Judging(
+                judge="always A",
+                model="dpo",
+                against="base",
+                n=80,
+                win_rate=wilson(40, 80),
+                consistent=0.0,
+                first=1.0,
+                missing=0.0,
+                problems=["two verdicts agree on 0 % of the items, under 55 %"],
+            ),
+        ],
+        cases=[
+            Case(id="case-19", state="fixed", severity="high", lang="zh", tags=["factual"], detail="no refund promise"),
+            Case(
+                id="case-07",
+                state="regressed",
+                severity="critical",
+                lang="en",
+                tags=["format", "tool"],
+                detail="valid JSON",
+            ),
+            Case(id="case-23", state="known_fail", severity="low", lang="zh", tags=["style"]),
+        ],
+        warnings=["The holdout was used 9 times; its figures grow optimistic.", "留出集已用 9 次。"],
         histories={"pretrain": line, "sft": short, "dpo": reward},
         teachers=["scripted desk"],
         funnel=[

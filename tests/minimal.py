@@ -74,7 +74,13 @@ SFT = SftConfig.model_validate(
     }
 )
 PAIRS = PairsConfig.model_validate(
-    {"prompts": 10, "samples": 4, "max_tokens": 10, "batch_size": 4, "teacher_share": 0.5}
+    {
+        "sources": [{"kind": "policy"}, {"kind": "teacher", "share": 0.5}, {"kind": "imported"}],
+        "prompts": 10,
+        "samples": 4,
+        "max_tokens": 10,
+        "batch_size": 4,
+    }
 )
 DPO = DpoConfig.model_validate({"train": {**FEW, "lr": 5e-3}})
 EVALUATE = EvaluateConfig.model_validate({"max_tokens": 8, "window": 64, "batch_size": 8, "samples": 2})
@@ -268,12 +274,16 @@ SEEDS = {
 """File of data/seed -> rows that the minimal line takes."""
 
 
+ALONE = ("pairs.sources=[{kind: policy}, {kind: teacher}, {kind: imported}]",)
+"""What cpu-tiny must leave out with its bad cases."""
+
+
 def line_steps() -> tuple[str, ...]:
-    """The steps of the minimal line, which are those of cpu-tiny."""
+    """The steps of the minimal line: those of cpu-tiny but badcases, which starts from its files alone and has its own tests."""
     from flows.line import AlignConfig, steps_of
     from steps.lib.config import layers_of, load
 
-    return steps_of(load(AlignConfig, layers_of("cpu-tiny", root=ROOT / "configs")).value)
+    return steps_of(load(AlignConfig, layers_of("cpu-tiny", root=ROOT / "configs"), ["badcases=null", *ALONE]).value)
 
 
 def line_recipe(folder: Path) -> Path:
@@ -293,6 +303,7 @@ def line_recipe(folder: Path) -> Path:
         "store": str(folder / "store"),
         "tracking": {"mode": "disabled"},
         "generate": {"prompts": source("task/prompts_train")},
+        "badcases": None,
         "clean": {
             "domain": source("domain/train"),
             "general": source("general/train"),
@@ -315,11 +326,10 @@ def line_recipe(folder: Path) -> Path:
             "samples": 2,
             "max_tokens": 6,
             "batch_size": 4,
-            "min_chosen": 0.0,
-            "teacher_share": 1.0,
+            "sources": [{"kind": "policy"}, {"kind": "teacher"}, {"kind": "imported"}],
         },
         "dpo": {"train": {**few, "max_updates": 2}},
-        "evaluate": {"limit": 3, "max_tokens": 6, "window": 128, "batch_size": 4},
+        "evaluate": {"limit": 3, "max_tokens": 6, "window": 128, "batch_size": 4, "suites": []},
         "promote": {"registry": str(folder / "registry")},
     }
     path = folder / "minimal.yaml"

@@ -20,6 +20,7 @@ from steps.lib.judge import JudgePrompt
 from steps.lib.prices import PriceTable
 from steps.lib.prompts import PromptFile
 from steps.lib.reference import describe, reference_yaml
+from steps.lib.rubric import RubricPrompt
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "flows" / "line.py").is_file():
@@ -29,7 +30,7 @@ from flows.line import AlignConfig  # noqa: E402
 from steps.reference import ReferenceConfig  # noqa: E402
 
 CONFIGS = ROOT / "configs"
-FILES = {"configs": 3, "profiles": 5, "prompts": 19, "recipes": 10}
+FILES = {"configs": 3, "profiles": 5, "prompts": 20, "recipes": 10}
 """YAML files in each folder of configs/. A new file is loaded by a test here first, then counted."""
 PROFILES = ["cpu-small", "cpu-tiny", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "kto", "reward", "rl", "promote"]
@@ -77,7 +78,7 @@ def test_recipes_load_over_cpu_tiny(recipe: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((CONFIGS / "prompts").glob("*.yaml")), ids=lambda file: file.stem)
 def test_prompt_files_load(file: Path) -> None:
-    load(JudgePrompt if file.stem == "judge" else PromptFile, [file])
+    load({"judge": JudgePrompt, "rubric": RubricPrompt}.get(file.stem, PromptFile), [file])
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -133,10 +134,14 @@ def test_every_field_is_documented(model: type[BaseModel]) -> None:
 def test_every_field_is_read_somewhere(model: type[BaseModel]) -> None:
     """A heuristic that finds the option that nothing reads.
 
-    A field is read when ``.name`` or ``["name"]`` stands somewhere in the code, or ``"name"`` in a file that uses getattr.
+    A field is read when ``.name`` or ``["name"]`` stands somewhere in the code or in a template, or ``"name"`` in a file that uses
+    getattr.
     """
     files = [
-        file.read_text(encoding="utf-8") for folder in ("flows", "steps") for file in (ROOT / folder).rglob("*.py")
+        file.read_text(encoding="utf-8")
+        for folder in ("flows", "steps")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".jinja")
     ]
     code, by_name = "\n".join(files), "\n".join(text for text in files if "getattr(" in text)
     unread = [

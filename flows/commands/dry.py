@@ -80,8 +80,8 @@ def print_estimate(console: Console, found: Estimate) -> None:
     """The table of an estimate: what is still to be asked, a line a stage and teacher; then budgets and notes."""
     from rich.text import Text
 
+    from steps.lib.amounts import count
     from steps.lib.bill import time_of
-    from steps.lib.gauge import count
 
     numbers = ("requests", "on\nrecord", "tokens in\n(at most)", "tokens out\n(at most)", "USD\n(at most)")
     grid = table("stage", "teacher", *numbers, "time", right=numbers, whole=numbers[:2])
@@ -105,7 +105,7 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
 def _price(line: Line) -> str:
     """Money without its unit."""
-    from steps.lib.gauge import money
+    from steps.lib.amounts import money
 
     if line.cost is None or line.most_cost is None:
         return "unknown"

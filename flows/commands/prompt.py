@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steps.lib.rows import Prompt, Row
     from steps.lib.teacher_config import Teacher
     from steps.lib.tokens import Counter
+    from steps.lib.told import Told
 
 FOLDER = Path("configs/prompts")
 SUFFIXES = (".yaml", ".md")
@@ -257,10 +258,23 @@ def _visible(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t\u3000" else repr(letter)[1:-1] for letter in text)
 
 
+def _judges(path: Path) -> Told | None:
+    """A judge's file of either kind; None: it is neither."""
+    from steps.lib.errors import ConfigError
+    from steps.lib.judge import JudgePrompt
+    from steps.lib.rubric import RubricPrompt
+
+    for kind in (JudgePrompt, RubricPrompt):
+        try:
+            return kind.read(path)
+        except ConfigError:
+            continue
+    return None
+
+
 def _entry(path: Path) -> dict[str, Any]:
     """One line of the list."""
     from steps.lib.errors import ConfigError
-    from steps.lib.judge import JudgePrompt
     from steps.lib.prompt_parts import LANGUAGES
     from steps.lib.prompts import PromptFile
 
@@ -268,9 +282,8 @@ def _entry(path: Path) -> dict[str, Any]:
     try:
         file = PromptFile.read(path)
     except ConfigError as error:
-        try:
-            judge = JudgePrompt.read(path)
-        except ConfigError:
+        judge = _judges(path)
+        if judge is None:
             return {**entry, "problem": str(error)}
         languages = _languages({lang: (judge.system.of(lang), judge.user.of(lang)) for lang in LANGUAGES})
         return {**entry, "languages": languages, "variables": ["a judge's file"], "digest": judge.digest()}

@@ -31,10 +31,12 @@ def run(
     force: list[str] | None = None,
     strict_code: bool = False,
     dry_run: bool = False,
+    gate: bool = False,
 ) -> None:
-    """Run the line: generate, clean, pretrain, sft, pairs, reference, dpo, evaluate, promote.
+    """Run the line: generate, badcases, clean, pretrain, sft, pairs, reference, dpo, evaluate, promote.
 
-    Every step that the store has already is shown as Cached. A stopped run goes on where it stopped.
+    Every step that the store has already is shown as Cached. A stopped run goes on where it stopped. A run that ends is a success
+    whatever the verdict; with --gate its exit code is that of the verdict.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ def run(
         Build steps again whose code changed since they were built.
     dry_run
         Only say what would be built, and (generate) what asking would take: requests, tokens, money, time. Nothing is sent.
+    gate
+        End with code 21 where the verdict is reject, 22 where it is inconclusive, 23 where it is invalid.
     """
     from flows.engine import Plan
     from flows.line import AlignConfig
@@ -79,6 +83,28 @@ def run(
         }
         outcomes = through_prefect(words)
     show(outcomes)
+    if gate:
+        end_as_the_gate(outcomes)
+
+
+def end_as_the_gate(outcomes: Sequence[Outcome]) -> None:
+    """Leave with the exit code of the verdict.
+
+    Raises:
+        ConfigError: there is no verdict.
+    """
+    from steps.lib.errors import ConfigError
+    from steps.lib.gate import EXIT, Verdict
+
+    folder = next((one.artifact.path for one in outcomes if one.step == "promote"), None)
+    if folder is None:
+        raise ConfigError(
+            "--gate has no verdict to end with: got a run without promote, because it was left out; run promote, or leave --gate "
+            "out"
+        )
+    verdict = Verdict.model_validate_json((folder / "verdict.json").read_text(encoding="utf-8"))
+    if code := EXIT[verdict.verdict]:
+        sys.exit(code)
 
 
 SETTINGS = {
@@ -236,8 +262,8 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
         verdict = json.loads((by_step["promote"] / "verdict.json").read_text())
         console.print(f"verdict: [bold]{verdict['verdict']}[/]  {'; '.join(verdict['reasons'])}")
-    if "evaluate" in by_step:
-        console.print(f"report:  {_near(by_step['evaluate'] / 'report.html')}", soft_wrap=True)
+    if page := by_step.get("promote") or by_step.get("evaluate"):
+        console.print(f"report:  {_near(page / 'report.html')}", soft_wrap=True)
 
 
 def _figures(console: Console, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from steps.lib.gauge import count, duration, money
+from steps.lib.amounts import count, duration, money
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class CleanConfig(Section):
     """When two rows are one too many, for each kind."""
     near_heldout: float | None = Field(default=0.5, gt=0, le=1)
     """Jaccard similarity to a held-out row from which a row is dropped; null drops exact copies only."""
+    near_case: Annotated[float, Added] = Field(default=0.3, gt=0, le=1)
+    """Jaccard similarity of character n-grams to a held-out bad case from which a row is dropped."""
     semantic: Annotated[Semantic | None, Added] = None
     """When two rows that say the same in other words are one too many; null does not look."""
     answers_per_prompt: int | None = Field(default=4, ge=1)

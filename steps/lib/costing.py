@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
+from steps.lib.amounts import count, money
 from steps.lib.bill import Estimate, Line
 from steps.lib.demand import Demand, likely, most_tokens
-from steps.lib.gauge import count, money
 from steps.lib.ledger import Spent
 from steps.lib.on_record import Answered, OnRecord
 from steps.lib.prices import Price, price_of

@@ -7,14 +7,15 @@ import sqlite3
 from pathlib import Path
 
 
-def ledgers_beside(resume: Path) -> list[Path]:
+def ledgers_beside(resume: Path, name: str = "requests.sqlite") -> list[Path]:
     """Request ledgers of other runs of a step: of its finished artifacts, and of runs that were stopped.
 
     Args:
         resume: the folder ``.resume`` of this run's partial folder.
+        name: of the ledger's file.
     """
     step = resume.parent.parent
-    found = [*step.glob("[!.]*/record/requests.sqlite"), *step.glob(".*.partial/.resume/requests.sqlite")]
+    found = [*step.glob(f"[!.]*/record/{name}"), *step.glob(f".*.partial/.resume/{name}")]
     return sorted(path for path in found if path.parent != resume)
 
 

@@ -3,8 +3,8 @@
 | suite | item | scores |
 |---|---|---|
 | domain, general | document | nats, bytes (bits per byte = nats / ln 2 / bytes) |
-| prompts | prompt | format, rule_score, rule:NAME, labels, language, finished, repetition; nats, bytes of a reference answer |
-| pairs | preference pair | logp_chosen, logp_rejected, raw_logprob, length_norm; implicit (against a reference, added later) |
+| prompts | prompt | format, rule_score, rule:NAME, labels; ``suite_answers.told``; bits of a reference answer |
+| pairs | preference pair | ``preference`` |
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.lib import chat, inference
+from steps.lib import chat, inference, preference
+from steps.lib.digests import digest_text
 from steps.lib.errors import DataError
 from steps.lib.figures import Item
-from steps.lib.language import detect
 from steps.lib.rows import Message, Pair, Prompt, Text, read_parquet
 from steps.lib.rules import Task
+from steps.lib.suite_answers import ANSWERS_VERSION, told
+from steps.lib.suites import Limits
 from steps.lib.work_ledger import Recall
 
-SCORER_VERSION = "1"
+SCORER_VERSION = f"2.{ANSWERS_VERSION}"
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,6 @@ class Heldout:
         return found
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How a model is run."""
-
-    max_tokens: int
-    """Tokens of the longest answer."""
-    window: int
-    """Tokens of context when texts are scored."""
-    batch_size: int
-    """Rows of a forward pass; part of a report's fingerprint, since floating-point sums depend on it."""
-
-
 def score_model(
     name: str,
     model: Any,
@@ -93,32 +83,12 @@ def score_model(
         DataError: rows that cannot be encoded.
     """
     suites = (("domain", heldout.domain), ("general", heldout.general))
-    asked = _asked(tokenizer, heldout)  # all that may be wrong with a row shows before a model runs
-    both = chat.each("held-out pairs", ((row.id, partial(_sides, tokenizer, row)) for row in heldout.pairs))
+    asked = asked_of(tokenizer, heldout)  # all that may be wrong with a row shows before a model runs
+    both = preference.encoded(tokenizer, heldout.pairs)
     items = [item for suite, texts in suites for item in _texts(name, suite, model, tokenizer, texts, limits, recall)]
     items += _prompts(name, model, tokenizer, heldout, asked, limits, seed, recall)
-    items += _pairs(name, model, heldout.pairs, both, limits, recall)
+    items += preference.items(name, model, heldout.pairs, both, limits, recall)
     return items
-
-
-def add_implicit(items: list[Item], policy: str, reference: str) -> list[Item]:
-    """Add the implicit-reward score to the pair items of ``policy``; it means something against its own reference only.
-
-    beta is positive, so its value does not change which side is ahead: L(c) - L_ref(c) > L(r) - L_ref(r)
-    (Rafailov et al. 2023, 2305.18290, equation 5). A tie counts as wrong.
-    """
-    base = {item.item_id: item.scores for item in items if item.suite == "pairs" and item.model == reference}
-    result: list[Item] = []
-    for item in items:
-        if item.suite == "pairs" and item.model == policy and item.item_id in base:
-            margin = sum(
-                sign * (_number(item.scores[side]) - _number(base[item.item_id][side]))
-                for side, sign in (("logp_chosen", 1), ("logp_rejected", -1))
-            )
-            scores = {**item.scores, "implicit_margin": round(margin, 6), "implicit": float(margin > 0)}
-            item = item.model_copy(update={"scores": scores})
-        result.append(item)
-    return result
 
 
 def _texts(
@@ -135,10 +105,16 @@ def _texts(
             item_id=row.id,
             cluster_id=row.id,
             lang=row.lang,
+            slices=slices_of(row.source),
             scores={"bits": round(value / math.log(2), 4), "bytes": float(len(row.text.encode()))},
         )
         for row, value in zip(texts, nats, strict=True)
     ]
+
+
+def slices_of(source: str) -> list[str]:
+    """Parts of a suite that an item belongs to, besides its language."""
+    return [f"source={source}"] if source else []
 
 
 def prompt_turns(task: Task | None, row: Prompt) -> list[Message]:
@@ -148,7 +124,7 @@ def prompt_turns(task: Task | None, row: Prompt) -> list[Message]:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """The prompts of a suite as tokens."""
 
     prompts: list[list[int]]
@@ -156,7 +132,8 @@ class _Asked:
     """Place of a prompt that has a reference answer -> the answer; tokens of the prompt and of the answer."""
 
 
-def _asked(tokenizer: Any, heldout: Heldout) -> _Asked:
+def asked_of(tokenizer: Any, heldout: Heldout) -> Asked:
+    """The prompts of the held-out set as a model is asked them."""
     rows = heldout.prompts
     turns = [prompt_turns(heldout.task, row) for row in rows]
     known = {i: json.loads(row.facts).get("reference") for i, row in enumerate(rows)}
@@ -166,12 +143,7 @@ def _asked(tokenizer: Any, heldout: Heldout) -> _Asked:
     answers = ((rows[i].id, partial(chat.encode_pair, tokenizer, turns[i], said[i])) for i in known)
     encoded = chat.each("reference answers of held-out prompts", answers)
     references = {i: (text, *pair) for (i, text), pair in zip(known.items(), encoded, strict=True)}
-    return _Asked(chat.each("held-out prompts", prompts), references)
-
-
-def _sides(tokenizer: Any, row: Pair) -> list[tuple[list[int], list[int]]]:
-    """Tokens of the prompt and of the answer, of both sides."""
-    return [chat.encode_pair(tokenizer, row.prompt, side) for side in (row.chosen, row.rejected)]
+    return Asked(chat.each("held-out prompts", prompts), references)
 
 
 def _prompts(
@@ -179,7 +151,7 @@ def _prompts(
     model: Any,
     tokenizer: Any,
     heldout: Heldout,
-    asked: _Asked,
+    asked: Asked,
     limits: Limits,
     seed: int,
     recall: Recall | None,
@@ -194,18 +166,15 @@ def _prompts(
     references = _reference_bits(model, asked, limits, recall)
     items: list[Item] = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        scores = {
+        scores: dict[str, float | None] = {
             **references.get(i, {}),
-            "finished": float(answer.finished),
-            "repetition": repetition(answer.text),
-            "language": float(detect(answer.text) == row.lang),
+            **told(answer, row.lang),
         }
-        if task:
-            kept = task.check(row.prompt, answer.text)
-            schema = next(rule.name for rule in task.rules if rule.kind == "schema")
-            scores |= {"format": float(bool(kept[schema])), "rule_score": task.score(row.prompt, answer.text)}
-            scores |= {f"rule:{rule}": float(value) for rule, value in kept.items() if value is not None}
-            scores |= _labels(task, row, answer.text)
+        error = ""
+        try:
+            scores |= _kept(task, row, answer.text) if task else {}
+        except Exception as problem:  # one answer that breaks a rule's program is one row with an error
+            scores, error = {}, f"{type(problem).__name__}: {problem}"
         items.append(
             Item(
                 model=name,
@@ -213,13 +182,28 @@ def _prompts(
                 item_id=row.id,
                 cluster_id=row.id,
                 lang=row.lang,
+                slices=slices_of(row.source),
                 scores=scores,
                 output=answer.text,
+                error=error,
+                prompt_digest=digest_text(row.prompt)[:16],
                 n_in=len(asked.prompts[i]),
                 n_out=answer.tokens,
             )
         )
     return items
+
+
+def _kept(task: Task, row: Prompt, answer: str) -> dict[str, float | None]:
+    """What the task's rules say of an answer."""
+    kept = task.check(row.prompt, answer)
+    schema = next(rule.name for rule in task.rules if rule.kind == "schema")
+    scores: dict[str, float | None] = {
+        "format": float(bool(kept[schema])),
+        "rule_score": task.score(row.prompt, answer),
+    }
+    scores |= {f"rule:{rule}": float(value) for rule, value in kept.items() if value is not None}
+    return {**scores, **_labels(task, row, answer)}
 
 
 def _labels(task: Task, row: Prompt, answer: str) -> dict[str, float]:
@@ -234,7 +218,7 @@ def _labels(task: Task, row: Prompt, answer: str) -> dict[str, float]:
     return {"labels": sum(right) / len(right)}
 
 
-def _reference_bits(model: Any, asked: _Asked, limits: Limits, recall: Recall | None) -> dict[int, dict[str, float]]:
+def _reference_bits(model: Any, asked: Asked, limits: Limits, recall: Recall | None) -> dict[int, dict[str, float]]:
     fitting = [(p, a[: max(1, limits.window - len(p))]) for _, p, a in asked.references.values()]
     logps = inference.sequence_logps(model, fitting, batch_size=limits.batch_size, recall=recall)
     return {
@@ -242,51 +226,3 @@ def _reference_bits(model: Any, asked: _Asked, limits: Limits, recall: Recall | 
         for (i, (text, p, a)), logp in zip(asked.references.items(), logps, strict=True)
         if len(p) + len(a) <= limits.window
     }
-
-
-def _pairs(
-    name: str,
-    model: Any,
-    pairs: Sequence[Pair],
-    both: list[list[tuple[list[int], list[int]]]],
-    limits: Limits,
-    recall: Recall | None,
-) -> list[Item]:
-    fits = [all(len(prompt) + len(answer) <= limits.window for prompt, answer in two) for two in both]
-    pairs = [row for row, fit in zip(pairs, fits, strict=True) if fit]  # the caller counts the others as too_long
-    sides = [side for two, fit in zip(both, fits, strict=True) if fit for side in two]
-    logps = inference.sequence_logps(model, sides, batch_size=limits.batch_size, recall=recall)
-    items: list[Item] = []
-    for i, row in enumerate(pairs):
-        chosen, rejected = logps[2 * i], logps[2 * i + 1]
-        lengths = len(sides[2 * i][1]), len(sides[2 * i + 1][1])
-        scores = {
-            "logp_chosen": round(chosen, 6),
-            "logp_rejected": round(rejected, 6),
-            "raw_logprob": float(chosen > rejected),
-            "length_norm": float(chosen / lengths[0] > rejected / lengths[1]),
-        }
-        items.append(
-            Item(
-                model=name,
-                suite="pairs",
-                item_id=row.id,
-                cluster_id=row.prompt[-1].content[:200],
-                lang=row.lang,
-                scores=scores,
-                n_in=len(sides[2 * i][0]),
-                n_out=sum(lengths),
-            )
-        )
-    return items
-
-
-def repetition(text: str, n: int = 8) -> float:
-    """Share of the text's character n-grams that occurred before in it; 0 for a text shorter than n."""
-    grams = [text[i : i + n] for i in range(len(text) - n + 1)]
-    return round(1 - len(set(grams)) / len(grams), 4) if grams else 0.0
-
-
-def _number(value: float | None) -> float:
-    assert value is not None
-    return value

@@ -7,6 +7,7 @@ Local disks only: an object store needs a conditional put in place of the link.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -22,8 +23,9 @@ from steps.lib.errors import ArtifactError
 from steps.lib.tickets import abandoned, mark
 
 START = "0" * 64
-DRAFT = ".tmp"
 """Hash that the first event names."""
+DRAFT = ".tmp"
+CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 class Event(BaseModel):
@@ -34,14 +36,17 @@ class Event(BaseModel):
     seq: int
     ts: str
     actor: str
-    action: Literal["register", "promote", "rollback"]
+    action: Literal["register", "promote", "rollback", "point", "retire"]
+    """point: an alias other than the champion's was set, or (to nothing) taken away; retire: a version's weights may go."""
     alias: str = ""
     before: str | None = Field(None, alias="from")
     """Version that the alias left; None when it was not set."""
     after: str = Field(alias="to")
-    """Version registered, or the one that the alias came to."""
+    """Version registered or retired, or the one that the alias came to."""
     reason: str = ""
     manifest_sha256: str = ""
+    identity: str = ""
+    """Digest of what a registered version is, without what its records tell of times and hosts."""
     verdict_digest: str = ""
     prev_sha256: str
 
@@ -55,12 +60,33 @@ class History:
     """sha256 of the last event's file."""
 
     def aliases(self) -> dict[str, str]:
-        """Alias -> version."""
-        return {event.alias: event.after for event in self.events if event.alias}
+        """Alias -> version. One that becomes champion is challenger no more."""
+        found: dict[str, str] = {}
+        for event in self.events:
+            if event.alias:
+                found[event.alias] = event.after
+            if event.alias == CHAMPION and found.get(CHALLENGER) == event.after:
+                del found[CHALLENGER]
+        return {alias: version for alias, version in found.items() if version}
 
     def registered(self) -> dict[str, str]:
-        """Version -> sha256 of its manifest, oldest first."""
+        """Version -> sha256 of its manifest, oldest first; retired ones, too."""
         return {event.after: event.manifest_sha256 for event in self.events if event.action == "register"}
+
+    def retired(self) -> set[str]:
+        """Versions whose weights are gone, or may go at any moment."""
+        return {event.after for event in self.events if event.action == "retire"}
+
+    def identities(self) -> dict[str, str]:
+        """Identity -> newest version with its weights that has it."""
+        gone = self.retired()
+        live = (event for event in self.events if event.action == "register" and event.after not in gone)
+        return {event.identity: event.after for event in live if event.identity}
+
+    def reigns(self, alias: str = "champion") -> list[str]:
+        """Versions that an alias was at, each once, the last one first."""
+        moves = [event.after for event in reversed(self.events) if event.alias == alias and event.after]
+        return list(dict.fromkeys(moves))
 
     def replaced(self, version: str | None, alias: str = "champion") -> str | None:
         """The version that ``version`` replaced when it was last promoted; None when there was none."""
@@ -144,6 +170,13 @@ class EventLog:
                 os.link(draft, self.folder / f"{event.seq:06d}.json")
             except FileExistsError:
                 continue
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                raise ArtifactError(
+                    f"registry {self.folder} cannot be written safely: got {error.strerror}, because its file system has no hard "
+                    "links, which claim an event; put the registry on a local disk"
+                ) from None
             finally:
                 draft.unlink()
             fsync(self.folder)

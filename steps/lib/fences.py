@@ -11,6 +11,9 @@ import json
 import re
 
 _TORN = re.compile(r"<<\s*[0-9a-f]{8,}\b|\b[0-9a-f]{8,}\s*>>")
+_SPECIAL = re.compile(
+    r"<([|｜][^<>|｜\n]{1,60}[|｜]|/?s|bos|eos|pad|unk|/?(?:start|end)_of_turn|<?/?SYS>?)>|\[(/?INST|/?AVAILABLE_TOOLS)\]"
+)
 _MARK = re.compile(r"\[\[\s*(A|B|C|tie)\s*\]\]", re.IGNORECASE)
 
 
@@ -38,3 +41,18 @@ def disarm(text: str, field: str = "verdict") -> str:
     while (clean := verdict.sub("", _MARK.sub("", text))) != text:
         text = clean
     return text
+
+
+def tame(text: str, field: str = "verdict") -> str:
+    """``disarm``, and chat markup of models (``<|im_start|>``, ``[INST]``) in letters that no tokenizer takes for it.
+
+    A judge in this process reads its chat template as text: an answer that holds its markup could end the user's turn and write
+    a system turn of its own. The judge still sees what the answer holds.
+    """
+    while (clean := _SPECIAL.sub(_shown, disarm(text, field))) != text:
+        text = clean
+    return text
+
+
+def _shown(found: re.Match[str]) -> str:
+    return f"‹{found[1]}›" if found[1] else f"［{found[2]}］"

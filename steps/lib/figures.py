@@ -31,6 +31,8 @@ class Item(Plain):
     model: str
     suite: str
     item_id: str
+    repeat: int = 0
+    """Which of several answers to the same item; 0 where there is one."""
     cluster_id: str
     """Items of one cluster are not independent: one prompt, one document, one source."""
     lang: str = "other"
@@ -46,6 +48,15 @@ class Item(Plain):
     """Seconds."""
     error: str = ""
     """Why the item could not be scored; empty when it was."""
+    judge: str = ""
+    """What a judge said, of judged items: judge, digest of its prompt, orders and verdicts, as JSON."""
+    model_digest: str = ""
+    """Of base, adapter, tokenizer and chat template (16 hex digits, as the others here)."""
+    suite_digest: str = ""
+    """Of the suite's rows, settings and scorer."""
+    prompt_digest: str = ""
+    """Of what was asked."""
+    scorer_version: str = ""
 
 
 class Measure(Plain):
@@ -71,7 +82,9 @@ class Figure(Measure):
 
     model: str
     against: str | None = None
-    """Reference model inside the score itself (implicit reward); None for ordinary scores."""
+    """Reference model inside the score itself (implicit reward, KL); None for ordinary scores."""
+    slice: str = ""
+    """Part of the suite's items that it is of, ``lang=zh`` or ``source=NAME``; empty: all."""
     interval: Interval
 
 
@@ -149,6 +162,39 @@ def compare(
     return Comparison(**_fields(what), model=model, against=against, interval=interval)
 
 
+def models_with(items: Iterable[Item], what: Measure) -> set[str]:
+    """Models to which the measure applies: they have an item with the score, or one that could not be scored."""
+    return {
+        item.model
+        for item in items
+        if item.suite == what.suite and (item.error or item.scores.get(what.score) is not None)
+    }
+
+
+def sliced(items: Sequence[Item], what: Measure, models: Sequence[str], *, against: str | None = None) -> list[Figure]:
+    """The figure of every part of its suite, where there are several: each language, and each ``source=`` of the slices.
+
+    A part in which a figure cannot be taken (an item of a ratio has an error) is left out.
+    """
+    own = [item for item in items if item.suite == what.suite]
+    parts: dict[str, list[Item]] = {}
+    for item in own:
+        for name in (f"lang={item.lang}", *(one for one in item.slices if one.startswith("source="))):
+            parts.setdefault(name, []).append(item)
+    found: list[Figure] = []
+    for family in ("lang=", "source="):
+        names = sorted(name for name in parts if name.startswith(family))
+        for name in names if len(names) > 1 else ():
+            having = models_with(parts[name], what)
+            for model in (model for model in models if model in having):
+                try:
+                    figure = measure(parts[name], what, model, against=against)
+                except DataError:
+                    continue
+                found.append(figure.model_copy(update={"slice": name}))
+    return found
+
+
 def write_items(path: Path, items: Iterable[Item]) -> None:
     """Write items as Parquet; ``scores`` is one JSON column."""
     import pyarrow as pa
@@ -160,6 +206,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
             ("model", text),
             ("suite", text),
             ("item_id", text),
+            ("repeat", number),
             ("cluster_id", text),
             ("lang", text),
             ("slices", pa.list_(text)),
@@ -169,6 +216,11 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
             ("n_out", number),
             ("latency_s", pa.float64()),
             ("error", text),
+            ("judge", text),
+            ("model_digest", text),
+            ("suite_digest", text),
+            ("prompt_digest", text),
+            ("scorer_version", text),
         ]
     )
     records = [{**item.model_dump(), "scores": json.dumps(item.scores, sort_keys=True)} for item in items]

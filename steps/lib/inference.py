@@ -183,6 +183,48 @@ def _answers(
     show: Callable[[str], None] | None = None,
 ) -> list[tuple[str, int, bool]]:
     """Text, tokens and whether it was finished, of the answer to each prompt of one batch."""
+    drawn, ends = _drawn(model, tokenizer, prompts, sampling, seed, show)
+    answers: list[tuple[str, int, bool]] = []
+    for said in drawn:
+        finished = bool(said) and said[-1] in ends
+        kept = said[:-1] if finished else said
+        answers.append((tokenizer.decode(kept, skip_special_tokens=True), len(kept), finished))
+    return answers
+
+
+def sampled_tokens(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int,
+    recall: Recall | None = None,
+) -> list[list[int]]:
+    """As ``generate``, but the tokens of each answer as they were drawn, the end of turn included where it was."""
+    found: dict[int, list[int]] = {}
+    for batch in batches([len(prompt) for prompt in prompts], batch_size):
+        asked = [list(prompts[i]) for i in batch]
+        content = {"kind": "answer tokens", "prompts": asked, "seed": seed, **vars(sampling)}
+        drawn = _kept(recall, content, partial(_only_drawn, model, tokenizer, asked, sampling, seed_of(seed, asked)))
+        found |= dict(zip(batch, drawn, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def _only_drawn(model: Any, tokenizer: Any, prompts: list[list[int]], sampling: Sampling, seed: int) -> list[list[int]]:
+    return _drawn(model, tokenizer, prompts, sampling, seed)[0]
+
+
+def _drawn(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seed: int,
+    show: Callable[[str], None] | None = None,
+) -> tuple[list[list[int]], list[int]]:
+    """Tokens of the answer to each prompt of one batch, through the end of turn; and the tokens that end one."""
     import torch
 
     model = _ready(model)
@@ -202,12 +244,11 @@ def _answers(
             eos_token_id=ends,
             **options,
         )
-    answers: list[tuple[str, int, bool]] = []
+    drawn: list[list[int]] = []
     for new in output[:, width:].tolist():
         stops = [place for place, token in enumerate(new) if token in ends]
-        said = new[: stops[0]] if stops else new
-        answers.append((tokenizer.decode(said, skip_special_tokens=True), len(said), bool(stops)))
-    return answers
+        drawn.append(new[: stops[0] + 1] if stops else new)
+    return drawn, ends
 
 
 def left_padded(model: Any, prompts: list[list[int]], pad: int) -> tuple[Any, dict[str, Any], int]:

@@ -11,71 +11,33 @@ Deviation: a verdict that changes with the order is ``inconsistent``, apart from
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import jinja2
-from pydantic import PrivateAttr, model_validator
+from typing import Annotated, Literal
 
 from steps.lib.asking import Request, Requests, Tally
 from steps.lib.config import Neutral, Section
-from steps.lib.exchange import ask
-from steps.lib.fences import disarm, fence_of
-from steps.lib.ledger import RequestLedger
-from steps.lib.prompt_parts import ByLanguage, compile_template
-from steps.lib.rows import messages
-from steps.lib.rules import Language, language_of, parse_strict, read_values
-from steps.lib.runtime import stop_signals
-from steps.lib.teacher import identities, open_client
+from steps.lib.hearing import Heard, Hearing, Progress, closing_forms, closing_object, reply_schema
+from steps.lib.teacher import identities
 from steps.lib.teacher_config import Teacher
+from steps.lib.told import Told
 
 Status = Literal["first", "second", "tie", "inconsistent", "unparsed", "failed"]
-VARIABLES = frozenset({"prompt", "first", "second", "fence"})
 _FORWARD: dict[str, Status] = {"A": "first", "B": "second", "tie": "tie"}
 _BACKWARD: dict[str, Status] = {"A": "second", "B": "first", "tie": "tie"}
 
 
-class JudgePrompt(Section):
-    """What a judge is told (configs/prompts/judge.yaml)."""
+class JudgePrompt(Told):
+    """What a judge of pairs is told (configs/prompts/judge.yaml); its template may name prompt, first, second and fence."""
 
-    system: ByLanguage
-    """System text."""
-    user: ByLanguage
-    """Template with the variables prompt, first, second and fence (a mark that no answer can know)."""
-
-    _templates: dict[Language, jinja2.Template] = PrivateAttr(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _compile(self) -> JudgePrompt:
-        self._templates = {lang: compile_template(self.user.of(lang), VARIABLES) for lang in ("zh", "en")}
-        return self
-
-    @classmethod
-    def read(cls, path: Path) -> JudgePrompt:
-        """Read and check a judge's prompt file.
-
-        Raises:
-            ConfigError: naming the file and every wrong field.
-        """
-        return read_values(cls, path)
-
-    def digest(self) -> str:
-        """Digest of the content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+    variables = frozenset({"prompt", "first", "second", "fence"})
 
     def messages(self, prompt: str, first: str, second: str) -> list[dict[str, str]]:
-        """The turns for one order of one pair."""
-        lang = language_of(prompt)
-        fence = fence_of(prompt, *sorted((first, second)))
-        text = self._templates[lang].render(
-            prompt=disarm(prompt), first=disarm(first), second=disarm(second), fence=fence
-        )
-        return messages(("system", self.system.of(lang)), ("user", text))
+        """The turns for one order of one pair; both orders have one fence."""
+        return self.turns(prompt, sorted((first, second)), first=first, second=second)
 
 
 class JudgeConfig(Section):
@@ -97,6 +59,8 @@ class Verdict:
     """Verdict in the order given and in the swapped order: A, B, tie, "unparsed" or the reason of a failure."""
     requests: tuple[str, ...] = ()
     """Keys in the judge's request ledger."""
+    replies: tuple[str, ...] = ()
+    """What it wrote in each order, reason and verdict; "" where no answer came."""
 
     @property
     def score(self) -> float | None:
@@ -112,21 +76,24 @@ class Judge:
         ledger: SQLite file; it goes on where a killed run stopped.
         seed: seed of the run.
         log: for counts and warnings.
+        earlier: ledgers of other runs (``earlier.ledgers_beside``), which are read only.
     """
 
-    def __init__(self, config: JudgeConfig, ledger: Path, *, seed: int, log: logging.Logger) -> None:
+    def __init__(
+        self, config: JudgeConfig, ledger: Path, *, seed: int, log: logging.Logger, earlier: Sequence[Path] = ()
+    ) -> None:
         self._prompts = JudgePrompt.read(config.prompt_file)
-        self._config = config
-        self._ledger = ledger
-        self._seed = seed
-        self._log = log
+        self._hearing = Hearing(config.teacher, ledger, seed, log, tuple(earlier))
         self.tally = Tally()
         """Requests, tokens and seconds so far."""
 
+    @property
+    def prompt_digest(self) -> str:
+        """Of what it is told."""
+        return self._prompts.digest()
+
     def compare(
-        self,
-        items: Sequence[tuple[str, str, str, str]],
-        progress: Callable[[Iterable[Request], str, int | None], Iterator[Request]] | None = None,
+        self, items: Sequence[tuple[str, str, str, str]], progress: Progress | None = None
     ) -> dict[str, Verdict]:
         """Judge pairs.
 
@@ -138,24 +105,16 @@ class Judge:
             TeacherError: the judge cannot answer at all.
             Resumable: a signal came, or its budget is spent; verdicts so far are in the ledger.
         """
-        name = self._config.teacher.name
-        with stop_signals() as stop, RequestLedger(self._ledger, self._log) as ledger:
-            client = open_client(
-                self._config.teacher, self._seed, ledger.spent(name), folder=self._ledger.parent, log=self._log
-            )
-            asked = Requests(client, self._seed)
-            both = {
-                key: (self._request(asked, key, prompt, a, b), self._request(asked, key, prompt, b, a))
-                for key, prompt, a, b in items
-                if a.strip() != b.strip()
-            }
-            requests = [request for orders in both.values() for request in orders]
-            arrivals = ask({name: (client, requests)}, ledger, stop, self._log, {name: self.tally})
-            for _ in progress(arrivals, "judging", len(requests)) if progress else arrivals:
-                pass
-            failures = ledger.failures()
-            verdicts = {key: _verdict(ledger, failures, orders) for key, orders in both.items()}
-        stop.check()
+        both: dict[str, tuple[Request, Request]] = {}
+
+        def make(asked: Requests) -> list[Request]:
+            for key, prompt, a, b in items:
+                if a.strip() != b.strip():
+                    both[key] = (self._request(asked, key, prompt, a, b), self._request(asked, key, prompt, b, a))
+            return [request for orders in both.values() for request in orders]
+
+        heard = self._hearing.ask(make, reply_schema("verdict", list(_FORWARD)), self.tally, progress)
+        verdicts = {key: _verdict(heard, orders) for key, orders in both.items()}
         return {key: verdicts.get(key, Verdict("tie", ("tie", "tie"))) for key, *_ in items}
 
     def _request(self, asked: Requests, key: str, prompt: str, first: str, second: str) -> Request:
@@ -173,37 +132,29 @@ def judge_externals(config: JudgeConfig) -> dict[str, str]:
 
 def parse_verdict(text: str) -> str | None:
     """A, B or tie: ``{"verdict": "A"}`` or ``[[A]]`` as the whole reply or its last line. Anything else is None."""
-    whole = text.strip()
-    for form in (whole, whole.splitlines()[-1].strip()) if whole else ():
+    for form in closing_forms(text):
         if (mark := re.fullmatch(r"\[\[(A|B|tie)\]\]", form)) is not None:
             return mark.group(1)
-        try:
-            value: Any = parse_strict(form)
-        except ValueError:
-            continue
-        if (
-            isinstance(value, dict)
-            and set(value) <= {"verdict", "reason"}
-            and value.get("verdict") in ("A", "B", "tie")
-        ):
-            return str(value["verdict"])
-    return None
+    value = (closing_object(text, frozenset({"verdict", "reason"})) or {}).get("verdict")
+    return value if isinstance(value, str) and value in _FORWARD else None
 
 
-def _verdict(ledger: RequestLedger, failures: dict[str, str], orders: tuple[Request, Request]) -> Verdict:
+def _verdict(heard: Heard, orders: tuple[Request, Request]) -> Verdict:
     said: list[str] = []
     statuses: list[Status] = []
+    texts: list[str] = []
     for request, meaning in zip(orders, (_FORWARD, _BACKWARD), strict=True):
-        reply = ledger.get(request.key)
-        if reply is None:
-            said.append(failures.get(request.key, "not asked"))
+        text, reason = heard.of(request)
+        texts.append(text or "")
+        if text is None:
+            said.append(reason)
             statuses.append("failed")
             continue
-        verdict = parse_verdict(reply.text)
+        verdict = parse_verdict(text)
         said.append(verdict or "unparsed")
         statuses.append(meaning[verdict] if verdict else "unparsed")
     status: Status = next(
         (bad for bad in ("failed", "unparsed") if bad in statuses),
         statuses[0] if statuses[0] == statuses[1] else "inconsistent",
     )
-    return Verdict(status, (said[0], said[1]), tuple(request.key for request in orders))
+    return Verdict(status, (said[0], said[1]), tuple(request.key for request in orders), tuple(texts))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from steps.lib import drift
 from steps.lib.figures import Measure
 
+AGAINST_REFERENCE = ("implicit", "implicit_margin", "kl_ref", "kl_sampled")
+"""Scores that mean something against the named reference only; they are not compared between models of other references."""
 MEASURES = (
     Measure(
         name="domain_bits_per_byte",
@@ -75,6 +78,15 @@ MEASURES = (
         method="log p / p_ref of chosen above rejected; sum over answer tokens",
     ),
     Measure(
+        name="implicit_reward_margin",
+        label_en="Implicit reward margin",
+        label_zh="隐式奖励差",
+        unit="nats",
+        suite="pairs",
+        score="implicit_margin",
+        method="log p / p_ref of chosen minus rejected, without beta",
+    ),
+    Measure(
         name="raw_logprob_accuracy",
         label_en="Preference accuracy (raw log p)",
         label_zh="偏好准确率（原始对数概率）",
@@ -111,6 +123,26 @@ MEASURES = (
         method="end of turn before max_tokens",
     ),
     Measure(
+        name="empty",
+        label_en="Empty answers",
+        label_zh="空回答",
+        unit="share",
+        better="lower",
+        suite="prompts",
+        score="empty",
+        method="nothing but white space",
+    ),
+    Measure(
+        name="refusal",
+        label_en="Refusals",
+        label_zh="拒答",
+        unit="share",
+        better="lower",
+        suite="prompts",
+        score="refusal",
+        method="the answer opens with a refusal to help",
+    ),
+    Measure(
         name="repetition",
         label_en="Repeated 8-grams",
         label_zh="重复 8 元组",
@@ -120,5 +152,6 @@ MEASURES = (
         score="repetition",
         method="share of character 8-grams of the answer that came before in it",
     ),
+    *drift.MEASURES,
 )
 """Every figure that a report can show; those without items are left out."""

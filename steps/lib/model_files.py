@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from steps.lib.digests import digest_folder
+from steps.lib.digests import digest_folder, digest_text
 from steps.lib.errors import ModelError
 
 WEIGHTS = ("*.safetensors",)
@@ -23,6 +24,14 @@ IDENTITY = (
     "chat_templates/*",
 )
 """Files whose bytes are a model's identity: weights, shape, tokenizer, chat template."""
+TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
 
 
 def resolve(path_or_id: str, revision: str | None = None) -> Path:
@@ -111,6 +120,36 @@ def hub_identity(path_or_id: str, revision: str | None = None) -> str:
 def model_digest(folder: Path) -> str:
     """Digest of the files that are the model's identity."""
     return digest_folder(folder, IDENTITY)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Digest of the tokenizer's files, without the chat template's own."""
+    return digest_folder(folder, TOKENIZER)
+
+
+def template_digest(folder: Path) -> str:
+    """Digest of the chat template's text, wherever a tokenizer of this format keeps it; empty without one.
+
+    Several templates of one tokenizer are digested together, by their names.
+    """
+    found: dict[str, Any] = {}
+    for path in (folder / "chat_template.jinja", *sorted(folder.glob("chat_templates/*.jinja"))):
+        if path.exists():
+            found[path.stem] = path.read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    if not found and settings.exists():
+        kept = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+        found = {"chat_template": kept} if kept else {}
+    if found.keys() == {"chat_template"} and isinstance(found["chat_template"], str):
+        return digest_text(found["chat_template"])
+    return digest_text(json.dumps(found, sort_keys=True)) if found else ""
+
+
+def adapter_digest(folder: Path) -> str:
+    """Digest of an adapter's weights and settings; where its base lay is not among them."""
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings.pop("base_model_name_or_path", None)
+    return digest_text("\n".join([digest_folder(folder, WEIGHTS), json.dumps(settings, sort_keys=True)]))
 
 
 def _looks_like_hub_id(name: str) -> bool:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from steps.lib import bases
+from steps.lib.bases import Base
 from steps.lib.errors import ModelError
 from steps.lib.methods import MERGING
 from steps.lib.model_files import model_digest, resolve
@@ -59,13 +61,16 @@ def model_folder(artifact: Path) -> Path:
     """The full-weights folder of an artifact of base or pretrain, or the base folder of an adapter artifact.
 
     A base lies beside the artifact in the same store, where it lay when the artifact was made, or, on a machine that has only the
-    store in common with that one, where its id and revision lead.
+    store in common with that one, where its id and revision lead. The base of a version of a registry is kept there, or is a
+    commit on the hub.
 
     Raises:
         ModelError: the artifact holds no model, its base is nowhere, or it is another one than base.json says.
     """
     if (artifact / "model" / "config.json").exists():
         return artifact / "model"
+    if kept := bases.beside(artifact):
+        return kept
     facts = location(artifact)
     if not facts:
         raise ModelError(
@@ -91,12 +96,29 @@ def model_folder(artifact: Path) -> Path:
 def location(artifact: Path) -> dict[str, Any]:
     """What ``write_location`` noted in an artifact; empty when it holds its own weights.
 
-    A version of a registry has no such note: there the adapter's settings say where its base lay.
+    A version of a registry has no such note: there the manifest names the commit on the hub, and the adapter's settings say where
+    its base lay.
     """
     path, settings = artifact / "record" / "location.json", artifact / "adapter" / "adapter_config.json"
     if not path.exists() and settings.exists():
-        return {"path": str(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"])}
+        found = bases.of_version(artifact)
+        named: dict[str, Any] = {name: found[name] for name in ("id", "revision") if name in found}
+        lay = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path") or named.get("id")
+        return {"path": str(lay), **named} if lay else {}
     return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def base_of(artifact: Path) -> Base | None:
+    """The base that the adapter of an artifact stands on, checked; None for whole weights.
+
+    Raises:
+        ModelError: it is nowhere, or another one than the adapter was trained on.
+    """
+    if not (artifact / "adapter").is_dir():
+        return None
+    check_base(artifact)
+    facts = location(artifact)
+    return Base(model_folder(artifact), Chain.read(artifact).base, facts.get("id") or "", facts.get("revision"))
 
 
 def write_location(artifact: Path, *, path: str, key: str = "", id: str = "", revision: str | None = None) -> None:

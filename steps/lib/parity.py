@@ -12,13 +12,12 @@ size of the adapter (which moved the logits by 0.02 to 0.7).
 from __future__ import annotations
 
 import gc
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from steps.lib import adapters, chat, inference, models
-from steps.lib.errors import TrainingError
+from steps.lib import chat, inference, models, renders, weights
+from steps.lib.errors import DataError, ModelError, TrainingError
 
 PROMPTS = ("Write one sentence about rain.", "What is 12 + 30?", "用一句话介绍你自己。", "把“早上好”翻译成英语。")
 TEXTS = (*PROMPTS, '{"order": "A12345", "ok": true}\n\tdone', "订单 A12345 已发货，共 3 件；谢谢！", "naïve café — 😀")
@@ -33,20 +32,21 @@ on a Llama 64 wide, the narrowest that 4 bits take)."""
 class Probe:
     """What a trained model answers, to be compared with what was saved."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, prompts: Sequence[chat.Turns] = ()) -> None:
         """Ask a model.
 
         Args:
             model: as it was trained.
             tokenizer: of its base.
+            prompts: conversations to be answered; without any, ``PROMPTS``.
         """
         model.eval()
         _attend_as_served(model)
         self._quantised = _quantised(model)
         self._merges = callable(getattr(getattr(model, "base_model", None), "merge_and_unload", None))
         most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**30
-        prompts = [chat.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in PROMPTS]
-        self._prompts = [ids for ids in prompts if len(ids) + NEW_TOKENS <= most]
+        asked = [chat.encode_prompt(tokenizer, turns) for turns in prompts or fixed()]
+        self._prompts = [ids for ids in asked if len(ids) + NEW_TOKENS <= most]
         self._answers = _greedy(model, self._prompts, tokenizer)
         self._logits = self._ask(model)
 
@@ -72,10 +72,10 @@ class Probe:
             TrainingError: they differ.
         """
         same = not hasattr(trainer.model, "first_weights")  # else it is saved as a plain adapter of twice the rank
-        digests = _digests(trainer.model) if same else {}
+        digests = weights.digests(trainer.model) if same else {}
         release(trainer)
         model = models.load_policy(out, precision)
-        problems = _changed(_digests(model), digests, "adapter") if same else []
+        problems = weights.changed(weights.digests(model), digests, "adapter") if same else []
         loaded = self._ask(model)
         values = {"parity_saved": self._compare(loaded, self._logits, "saved adapter", _kind(model), problems)}
         if self._merges:
@@ -98,13 +98,33 @@ class Probe:
         Raises:
             TrainingError: they differ.
         """
-        digests = _digests(merged)
+        digests = weights.digests(merged)
         release(trainer, merged)
         model = models.load_model(folder, precision)
-        problems = _changed(_digests(model), digests, "model")
+        problems = weights.changed(weights.digests(model), digests, "model")
         value = self._compare(self._ask(model), self._logits, "saved model", _kind(model), problems)
         _stop(problems)
         return {"parity_saved": float(f"{value:.1e}")}
+
+    def check_merge(self, model: Any) -> list[str]:
+        """Merge the model that was asked (it cannot be used as an adapter any more): what is wrong with the result."""
+        problems: list[str] = []
+        if self._merges:
+            kind = _kind(model)
+            _difference(self._ask(model.merge_and_unload()), self._logits, "merged adapter", kind, problems)
+        return problems
+
+    def check_copy(self, folder: Path, kind: models.Precision) -> list[str]:
+        """Load a whole model that was saved elsewhere, in float32: what is wrong with its answers.
+
+        Args:
+            folder: where it lies.
+            kind: type that its weights were rounded to.
+        """
+        problems: list[str] = []
+        loaded = self._ask(models.load_model(folder, "float32"))
+        _difference(loaded, self._logits, "exported model", kind, problems, quantised=self._quantised)
+        return problems
 
     def _ask(self, model: Any) -> list[Any]:
         """Logits of every place of the prompts and answers, (T, V) each."""
@@ -120,6 +140,43 @@ class Probe:
 
     def _compare(self, found: list[Any], wanted: list[Any], what: str, kind: str, problems: list[str]) -> float:
         return _difference(found, wanted, what, kind, problems, quantised=self._quantised)
+
+
+def fixed() -> list[list[dict[str, str]]]:
+    """``PROMPTS`` as conversations."""
+    return [[{"role": "user", "content": text}] for text in PROMPTS]
+
+
+def check(policy: Path, prompts: Sequence[chat.Turns] = (), *, precision: models.Precision = "auto") -> list[str]:
+    """What keeps a policy from being served as it was measured: what is wrong, one message each; empty when nothing is.
+
+    Its conversations must be rendered alike in training, evaluation and serving, byte by byte. An adapter that can be merged must
+    answer as it does merged, by logits and by greedy answers.
+
+    Args:
+        policy: folder of an artifact or of a registered version.
+        prompts: conversations to be answered; without any, ``PROMPTS``.
+        precision: that the model is run in.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = models.load_tokenizer(models.model_folder(policy))
+    own = policy / "adapter" / "tokenizer_config.json"  # PEFT's and vLLM's users load it in place of the base's
+    problems: list[str] = []
+    try:
+        served = AutoTokenizer.from_pretrained(own.parent, trust_remote_code=False) if own.exists() else tokenizer
+        for turns in prompts or fixed():
+            problems += renders.differing(tokenizer, served, turns)
+    except (ModelError, DataError) as error:
+        problems.append(str(error))
+    if problems or not (policy / "adapter").exists():
+        return problems
+    model = models.load_policy(policy, precision)
+    probe = Probe(model, tokenizer, prompts)
+    return probe.check_merge(model)
 
 
 def check_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -217,34 +274,6 @@ def _difference(
             "trained; report this as a defect of prefline, and do not serve it"
         )
     return value
-
-
-def _changed(found: Mapping[str, str], wanted: Mapping[str, str], what: str) -> list[str]:
-    names = sorted({name for name, _ in found.items() ^ wanted.items()})
-    if not names:
-        return []
-    return [
-        f"saved {what} is not what was trained: got other bytes in {len(names)} of {len(wanted)} tensors ({names[0]}), because the "
-        "disk changed them or the save lost them; run the step again, it goes on from its last checkpoint"
-    ]
-
-
-def _digests(model: Any) -> dict[str, str]:
-    """Name of each weight that is saved -> digest of its values: those of the adapter, or all.
-
-    16 bits are widened first, which keeps every value: TRL trains the adapters of a quantised base in bfloat16, and PEFT loads them
-    in float32.
-    """
-    import torch
-
-    state = adapters.state(model) if hasattr(model, "peft_config") else model.state_dict()
-
-    def digest(value: Any) -> str:
-        flat = value.detach().cpu().flatten()
-        wide = flat.float() if flat.is_floating_point() else flat
-        return hashlib.sha256(memoryview(wide.contiguous().view(torch.uint8).numpy())).hexdigest()
-
-    return {name: digest(value) for name, value in state.items()}
 
 
 def _kind(model: Any) -> str:

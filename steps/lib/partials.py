@@ -71,7 +71,7 @@ def _asked(spec: Spec) -> int | None:
     """Answers that a step asks for at most, where that can be told without parsing rows."""
     config: Any = spec.config
     if spec.name == "pairs" and config.judge is None:
-        return int(config.prompts * config.samples)
+        return int(config.sampled)
     if spec.name == "generate" and all(source.path and source.path.suffix == ".jsonl" for source in config.prompts):
         return sum(_rows(source.path, source.limit) for source in config.prompts) * int(config.samples)
     return None

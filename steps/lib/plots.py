@@ -84,7 +84,15 @@ def answers_curve(history: Sequence[Mapping[str, Any]]) -> str:
     return out[0]
 
 
-def bars(title_en: str, title_zh: str, unit: str, values: Mapping[str, Interval], *, better: str = "higher") -> str:
+def bars(
+    title_en: str,
+    title_zh: str,
+    unit: str,
+    values: Mapping[str, Interval],
+    *,
+    better: str = "higher",
+    candidate: str = "",
+) -> str:
     """One bar a model, with its interval and its value on top.
 
     Args:
@@ -93,13 +101,15 @@ def bars(title_en: str, title_zh: str, unit: str, values: Mapping[str, Interval]
         unit: ``share`` is shown in percent; anything else stands at the axis.
         values: model -> interval, in the order of the chain.
         better: ``higher`` or ``lower``; said below the title.
+        candidate: the model whose bar stands out; empty: the last one.
     """
     scale = 100.0 if unit == "share" else 1.0
-    with figure(title_en, title_zh, height=2.55) as (axes, out):
+    with figure(title_en, title_zh, height=2.35, bottom=0.28) as (axes, out):
         intervals = [(scale * figure.value, scale * figure.low, scale * figure.high) for figure in values.values()]
         spread = max(high for _, _, high in intervals) - min(0.0, min(low for _, low, _ in intervals))
-        for place, (value, low, high) in enumerate(intervals):
-            axes.bar(place, value, width=0.56, color=BLUE if place == len(intervals) - 1 else "#a9c6da", zorder=2)
+        shown = candidate or list(values)[-1]
+        for place, (name, (value, low, high)) in enumerate(zip(values, intervals, strict=True)):
+            axes.bar(place, value, width=0.56, color=BLUE if name == shown else "#a9c6da", zorder=2)
             reach = [[value - low], [high - value]]
             axes.errorbar(place, value, yerr=reach, color=INK, linewidth=1.1, capsize=4, zorder=3)
             text = f"{value:.1f} %" if unit == "share" else number(value)

@@ -3,6 +3,7 @@
 ::
 
   <root>/<name>/versions/vNNNN-<12 hex>/   files and manifest.json; the hex is the start of the manifest's sha256
+  <root>/<name>/bases/<12 hex>/            the base models that adapters stand on, each once (``bases``)
   <root>/<name>/events/NNNNNN.json         one event each, chained by the sha256 of the one before
   <root>/<name>/aliases.json               a cache for people; the events win
 
@@ -12,91 +13,81 @@ mover saw. A version exists when its register event does.
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
 import json
 import os
 import re
-import shutil
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.lib.durable import fsync, write
+from steps.lib import registry_retention as retention
+from steps.lib import registry_versions, signing
+from steps.lib.bases import Base
+from steps.lib.durable import write
 from steps.lib.errors import ArtifactError
-from steps.lib.events import DRAFT, Event, EventLog, History
+from steps.lib.events import CHALLENGER, CHAMPION, DRAFT, Event, History
+from steps.lib.registry_files import ALLOWED, MANIFEST, SIGNATURE
+from steps.lib.registry_reading import RegistryReader, live
+from steps.lib.registry_retention import Kept
+from steps.lib.registry_versions import VERSIONS, Version
 from steps.lib.tickets import abandoned, mark
 
-ALLOWED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.md", "*.jsonl.zst")
-"""Files that a version may hold. None of them can run code when it is loaded."""
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"
+__all__ = ["ALLOWED", "CHALLENGER", "CHAMPION", "MANIFEST", "Registry", "Version"]
+ANY = "*"
+"""An alias may be anywhere."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """A registered version."""
+class Registry(RegistryReader):
+    """A folder of models, read and written; ``RegistryReader`` says how it is made."""
 
-    name: str
-    folder: Path
-    digest: str
-    """sha256 of its manifest, which holds the sha256 of every file."""
-    facts: dict[str, Any]
-    """What the registrar said: policy digest, base digest, name of the model in its report."""
-
-
-class Registry:
-    """A folder of models.
-
-    Args:
-        root: the folder; made when something is registered.
-        actor: who is recorded in events.
-    """
-
-    def __init__(self, root: Path, actor: str = "prefline") -> None:
-        self.root, self.actor = root, actor
-
-    def register(self, name: str, folder: Path, *, facts: Mapping[str, Any], verdict_digest: str = "") -> Version:
+    def register(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        facts: Mapping[str, Any],
+        base: Base | None = None,
+        verdict_digest: str = "",
+    ) -> Version:
         """Copy the files of ``folder`` into a new version. The same files and facts are the same version.
 
+        Files that only tell of it (``registry_files.RECORDS``: lineage.json, README.md ...) may differ from the ones it has.
+
+        Args:
+            name: the model.
+            folder: what becomes a version.
+            facts: what the registrar says of it; digests of adapter, tokenizer and chat template are added.
+            base: what the adapter stands on (``models.base_of``); kept beside the versions unless it is a commit on the hub.
+            verdict_digest: sha256 of the gate's verdict on it.
+
         Raises:
-            ArtifactError: a file is not on the allow-list, is a link, or is not what its name says.
+            ArtifactError: a file is not on the allow-list, is a link, or is not what its name says; the base is another one.
         """
-        home = self._home(name)
-        files = _inspect(folder)
-        (home / "versions").mkdir(parents=True, exist_ok=True)
-        for left in abandoned(home / "versions", f".*{PARTIAL}"):
-            shutil.rmtree(left, ignore_errors=True)
-        staged = home / "versions" / f".{mark()}{PARTIAL}"
-        listing = []
-        for path in files:
-            relative = path.relative_to(folder).as_posix()
-            (staged / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, staged / relative)
-            fsync(staged / relative)
-            listing.append({"path": relative, "size": path.stat().st_size, "sha256": _sha256(staged / relative)})
-        text = json.dumps({"schema": 1, "facts": dict(facts), "files": listing}, indent=1, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write(staged / MANIFEST, text)
-        place = staged
-        for left_behind in (home / "versions").glob(f"v*-{digest[:12]}"):  # by a crash before its event
-            shutil.rmtree(staged, ignore_errors=True)
-            place = left_behind
+        home = self.home(name)
+        draft = registry_versions.stage(home, folder, facts, base)
+        draft = registry_versions.left_behind(home, draft, self.history(name).registered())
 
         def claim(history: History) -> dict[str, Any] | None:
-            nonlocal place
-            known = history.registered()
-            found = next((version for version, sha256 in known.items() if sha256 == digest), None)
-            if found:
-                place = _move(place, home / "versions" / found)
+            nonlocal draft
+            if found := history.identities().get(draft.identity):
+                draft = draft.move(home / VERSIONS / found)
                 return None
-            place = _move(place, home / "versions" / f"v{len(known) + 1:04d}-{digest[:12]}")
-            fsync(place.parent)
-            return {"action": "register", "to": place.name, "manifest_sha256": digest, "verdict_digest": verdict_digest}
+            number = len(history.registered()) + 1
+            draft = draft.move(home / VERSIONS / f"v{number:04d}-{draft.digest[:12]}")
+            return {
+                "action": "register",
+                "to": draft.place.name,
+                "manifest_sha256": draft.digest,
+                "identity": draft.identity,
+                "verdict_digest": verdict_digest,
+            }
 
         self._append(name, claim)
-        return self.verify(name, place.name)
+        version = self.resolve(name, draft.place.name)
+        if self.signing.key and not (version.folder / SIGNATURE).exists():
+            signing.sign(version, self.signing.key)
+        return self.verify(name, version.name)
 
     def promote(
         self,
@@ -106,7 +97,7 @@ class Registry:
         expected: str | None,
         verdict_digest: str,
         reason: str,
-        alias: str = "champion",
+        alias: str = CHAMPION,
     ) -> Event:
         """Move an alias to ``version``, if it is still where the caller saw it.
 
@@ -119,12 +110,13 @@ class Registry:
             alias: which alias.
 
         Raises:
-            ArtifactError: the alias has moved meanwhile, or the version is damaged or unknown.
+            ArtifactError: the alias has moved meanwhile, or the version is damaged, retired or unknown.
         """
         self.verify(name, version)
 
         def claim(history: History) -> dict[str, Any]:
             _expect(name, alias, expected, history)
+            live(name, version, history)
             return {
                 "action": "promote",
                 "alias": alias,
@@ -137,7 +129,7 @@ class Registry:
         return self._append(name, claim)
 
     def rollback(
-        self, name: str, *, expected: str | None, reason: str, to: str | None = None, alias: str = "champion"
+        self, name: str, *, expected: str | None, reason: str, to: str | None = None, alias: str = CHAMPION
     ) -> Event:
         """Move an alias back. No gate, but a reason; nothing is deleted.
 
@@ -165,79 +157,94 @@ class Registry:
 
         def claim(history: History) -> dict[str, Any]:
             _expect(name, alias, expected, history)
+            live(name, target, history)
             return {"action": "rollback", "alias": alias, "from": expected, "to": target, "reason": reason}
 
         return self._append(name, claim)
 
-    def resolve(self, name: str, alias: str) -> Version:
-        """The version behind an alias (or a version's own name).
+    def point(self, name: str, version: str | None, *, alias: str, reason: str, expected: str | None = ANY) -> Event:
+        """Set an alias that decides nothing by itself: challenger, anchor, or one of your own. The champion's is not moved so.
+
+        Args:
+            name: the model.
+            version: where it goes; None takes the alias away. Where it is there already, nothing is recorded.
+            alias: which alias.
+            reason: one sentence; must not be empty.
+            expected: version that the alias must have now (None: no version); by default any.
 
         Raises:
-            ArtifactError: no such alias or version; the message lists what exists.
+            ArtifactError: a wrong alias, no reason, the alias has moved meanwhile, or the version is damaged.
         """
-        history = self.history(name)
-        known, aliases = history.registered(), history.aliases()
-        version = aliases.get(alias, alias)
-        if version not in known:
+        if alias == CHAMPION or not re.fullmatch(r"[a-z][a-z0-9_-]*", alias) or not reason.strip():
             raise ArtifactError(
-                f"model {name} has no alias or version {alias!r}: got aliases {sorted(aliases)} and "
-                f"versions {list(known)}; promote a version, or name one of these"
+                f"alias {alias} of {name} is not set: got reason {reason!r}, because only promote and rollback move {CHAMPION}, a "
+                "name has a-z 0-9 _ -, and the log must say why; give another alias, or a reason"
             )
-        folder = self._home(name) / "versions" / version
-        try:
-            text = (folder / MANIFEST).read_bytes()
-        except FileNotFoundError:
+        if version:
+            self.verify(name, version)
+        elif not self.history(name).events:
             raise ArtifactError(
-                f"{folder} is damaged: got no {MANIFEST}, because somebody changed the registry; "
-                "restore the folder from a copy"
-            ) from None
-        if hashlib.sha256(text).hexdigest() != known[version]:
-            raise ArtifactError(
-                f"{folder / MANIFEST} is not the one registered: got another sha256 than its event "
-                "has, because somebody changed it; restore the folder"
+                f"model {name} has no versions: got no events, because nothing was registered; register one"
             )
-        return Version(version, folder, known[version], json.loads(text)["facts"])
 
-    def champion(self, name: str) -> Version | None:
-        """The champion, or None before the first promotion."""
-        return self.resolve(name, "champion") if "champion" in self.history(name).aliases() else None
+        def claim(history: History) -> dict[str, Any] | None:
+            current = history.aliases().get(alias)
+            if expected != ANY:
+                _expect(name, alias, expected, history)
+            if current == version:
+                return None
+            if version:
+                live(name, version, history)
+            return {"action": "point", "alias": alias, "from": current, "to": version or "", "reason": reason}
 
-    def versions(self, name: str) -> list[Version]:
-        """Every registered version, oldest first."""
-        return [self.resolve(name, version) for version in self.history(name).registered()]
+        return self._append(name, claim)
 
-    def verify(self, name: str, version: str) -> Version:
-        """Read every byte of a version and compare it with its manifest.
+    def prune(self, name: str, *, keep: int = 3, dry: bool = True) -> list[Kept]:
+        """Retire the versions that nobody needs, delete their weights, and the bases that no version stands on.
+
+        Needed is what an alias names or a rollback would go back to, the last ``keep`` champions, and what is younger than an hour.
+
+        Args:
+            name: the model.
+            keep: champions that stay.
+            dry: say what would go, and change nothing.
 
         Raises:
-            ArtifactError: unknown, or a file differs, is missing, or should not be there.
+            ArtifactError: the log is damaged, so that nobody can tell what is needed.
         """
-        found = self.resolve(name, version)
-        listing = json.loads((found.folder / MANIFEST).read_text())["files"]
-        there = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if not path.is_dir()}
-        wrong = sorted(there ^ {MANIFEST, *(entry["path"] for entry in listing)})
-        wrong += [
-            entry["path"]
-            for entry in listing
-            if entry["path"] in there and _sha256(found.folder / entry["path"]) != entry["sha256"]
+        home, now, found = self.home(name), time.time(), []
+        for version in self.history(name).registered():
+
+            def claim(history: History, version: str = version) -> dict[str, Any] | None:
+                if version in history.retired() or version in retention.needed(history, keep, now):
+                    return None
+                return {
+                    "action": "retire",
+                    "to": version,
+                    "reason": f"not among what is needed with {keep} champions kept",
+                }
+
+            history = self.history(name)
+            if not dry and claim(history):
+                self._append(name, claim)
+                history = self.history(name)
+            gone = version in history.retired()
+            reason = "retired" if gone else retention.needed(history, keep, now).get(version, "nothing needs it")
+            one = self.resolve(name, version)
+            goes = gone or reason == "nothing needs it"
+            found.append(Kept("version", version, one.size, goes, reason))
+            if gone and not dry:
+                retention.strip(one.folder)
+        left = {one.name for one in found if one.kind == "version" and not one.goes}
+        used = [
+            str((version.manifest.get("base") or {}).get("digest", ""))
+            for version in self.versions(name)
+            if version.name in left
         ]
-        if wrong:
-            raise ArtifactError(
-                f"version {version} of {name} is damaged: got other content in {', '.join(wrong)}, "
-                f"because somebody changed {found.folder}; restore the folder from a copy"
-            )
-        return found
-
-    def history(self, name: str) -> History:
-        """The events of a model, checked.
-
-        Raises:
-            ArtifactError: a number is missing, an event does not parse, or a hash does not fit.
-        """
-        return self._log(name).read()
-
-    def _log(self, name: str) -> EventLog:
-        return EventLog(self._home(name) / "events", self.actor)
+        rest = [*retention.unused_bases(home, used, now), *retention.rests(home, self.history(name).registered(), now)]
+        if not dry:
+            retention.delete(home, [one for one in rest if one.goes])
+        return [*found, *rest]
 
     def _append(self, name: str, claim: Callable[[History], dict[str, Any] | None]) -> Event:
         event = self._log(name).append(claim)
@@ -245,20 +252,14 @@ class Registry:
         return event
 
     def _cache(self, name: str) -> None:
-        history = self.history(name)
-        for left in abandoned(self._home(name), f".*{DRAFT}"):
+        for left in abandoned(self.home(name), f".*{DRAFT}"):
             left.unlink(missing_ok=True)
-        draft = self._home(name) / f".{mark()}{DRAFT}"
-        write(draft, json.dumps({"seq": len(history.events), "aliases": history.aliases()}, indent=1) + "\n")
-        os.replace(draft, self._home(name) / "aliases.json")
-
-    def _home(self, name: str) -> Path:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-            raise ArtifactError(
-                f"model name {name!r} is wrong: got other characters than a-z 0-9 . _ -, because it "
-                "becomes a folder; choose such a name"
-            )
-        return self.root / name
+        written = -1
+        while written < len((history := self.history(name)).events):  # else a slower process leaves an older state
+            written = len(history.events)
+            draft = self.home(name) / f".{mark()}{DRAFT}"
+            write(draft, json.dumps({"seq": written, "aliases": history.aliases()}, indent=1) + "\n")
+            os.replace(draft, self.home(name) / "aliases.json")
 
 
 def _expect(name: str, alias: str, expected: str | None, history: History) -> None:
@@ -268,53 +269,3 @@ def _expect(name: str, alias: str, expected: str | None, history: History) -> No
             f"alias {alias} of {name} has moved: got {current!r} where {expected!r} was expected, "
             "because another run moved it meanwhile; compare with the new one and decide again"
         )
-
-
-def _inspect(folder: Path) -> list[Path]:
-    """The files to copy, all checked.
-
-    Raises:
-        ArtifactError: any of them is not allowed; all are named.
-    """
-    files, refused = [], []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            refused.append(f"{path.relative_to(folder)} (a link)")
-        elif path.is_file():
-            allowed = any(fnmatch.fnmatch(path.name, pattern) for pattern in ALLOWED)
-            if not allowed or path == folder / MANIFEST:
-                refused.append(f"{path.relative_to(folder)} (kind of file)")
-            elif path.suffix == ".safetensors" and not _is_safetensors(path):
-                refused.append(f"{path.relative_to(folder)} (no safetensors header)")
-            files.append(path)
-    if refused or not files:
-        raise ArtifactError(
-            f"{folder} cannot be registered: got {', '.join(refused) or 'no file'}, because a version "
-            f"holds only {' '.join(ALLOWED)}, and a pickle runs code when it is loaded; "
-            "leave the others out"
-        )
-    return files
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of header length, then a JSON object. Source: the safetensors format, README of the project."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
-
-
-def _move(place: Path, target: Path) -> Path:
-    """Rename a version folder; the target may be there already with the same content."""
-    if place != target:
-        try:
-            os.rename(place, target)
-        except OSError:
-            if not (target / MANIFEST).exists():
-                raise
-            shutil.rmtree(place, ignore_errors=True)
-    return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -121,6 +121,52 @@ class Text(Row):
     text: str
 
 
+class BadCase(Row):
+    """A bad answer of production, folded from its events (steps/lib/case_events.py) and free of personal data."""
+
+    prompt: list[Message]
+    """What the model was asked; empty once the case is deleted."""
+    response: str = ""
+    """What the production model answered."""
+    correction: str = ""
+    """A better answer; empty when nobody gave one."""
+    correction_by: str = ""
+    """human_expert, human_user or teacher."""
+    verified: bool = False
+    """Whether somebody checked the correction."""
+    expected: str = "{}"
+    """JSON object of ``case_expected.Expected``."""
+    model: str = ""
+    """Name of the model that answered."""
+    model_digest: str = ""
+    template_digest: str = ""
+    signals: list[str] = Field(default_factory=list)
+    """kind/annotator of every signal."""
+    tags: list[str] = Field(default_factory=list)
+    severity: Literal["critical", "major", "minor"] = "minor"
+    comment: str = ""
+    user: str = ""
+    """Keyed hash of the user; empty: not known."""
+    tenant: str = ""
+    first_seen: str = ""
+    """Moment of the first event, UTC."""
+    last_seen: str = ""
+    events: list[str] = Field(default_factory=list)
+    """Ids of its events, in the order of their moments."""
+    copies: int = 0
+    """Other cases that are near-copies of this one."""
+    licence: str = ""
+    redactions: str = "{}"
+    """JSON object: type of personal data -> placeholders."""
+    status: Literal["new", "triaged", "accepted", "rejected", "quarantined", "deleted"] = "new"
+    cluster: str = ""
+    """Id of the first case of its cluster."""
+    split: str = ""
+    """holdout or train, decided once for a cluster."""
+    contaminated: bool = False
+    """It was trained on, or is near to what was, before its cluster was held out: it leaves the statistics of the gate."""
+
+
 class Dropped(Row):
     """A row that a step did not pass on, whole, with the reason."""
 

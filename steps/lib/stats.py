@@ -4,8 +4,8 @@ Items that belong together (one prompt, one document) share a cluster; the boots
 have a fixed seed: the same items give the same interval. Every interval is two-sided; the bound of a one-sided test at
 level c is the bound of the two-sided interval at 2c - 1.
 
-Source: Miller, Adding Error Bars to Evals, arXiv 2411.00640 (clusters, pairs, power); Efron and Tibshirani, An
-Introduction to the Bootstrap, 1993, chapter 13 (percentile interval). Each function names its own formula.
+Source: Miller, Adding Error Bars to Evals, arXiv 2411.00640 (clusters, pairs, power). Each function names its own formula.
+Beside it: ``stats_bootstrap`` (the draws), ``stats_exact`` (tests for few items), ``stats_power`` (items needed, Holm).
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from steps.lib.errors import DataError
+from steps.lib.stats_bootstrap import DRAWS, percentiles
+from steps.lib.stats_inputs import binary, bounded, constant, floats, groups, positive, same_length, singletons
 
 if TYPE_CHECKING:
-    import numpy as np
+    from steps.lib.stats_inputs import Floats, Groups
 
-    Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-
-DRAWS = 4000
-SEED = 20_241_101
 SMALL = 200
 """Under so many items a difference of independent 0/1 scores takes Newcombe's interval."""
 
@@ -83,15 +81,15 @@ def mean_interval(
     Raises:
         DataError: no values, a value that is not finite, or not one cluster a value.
     """
-    scores = _floats("values", values)
-    groups = _groups(clusters, len(scores))
-    if _binary(scores) and _singletons(groups):
+    scores = floats("values", values)
+    numbers = groups(clusters, len(scores))
+    if binary(scores) and singletons(numbers):
         return wilson(int(scores.sum()), len(scores), confidence=confidence)
-    if _binary(scores) and _constant(scores):
-        clusters_in = int(groups.max()) + 1
+    if binary(scores) and constant(scores):
+        clusters_in = int(numbers.max()) + 1
         rate = wilson(clusters_in * int(scores[0]), clusters_in, confidence=confidence)
         return rate.model_copy(update={"n": len(scores), "method": "Wilson over clusters"})
-    return _bootstrap([scores, scores * 0 + 1], groups, lambda sums: sums[0] / sums[1], confidence)
+    return _bootstrap([scores, scores * 0 + 1], numbers, lambda sums: sums[0] / sums[1], confidence)
 
 
 def paired_difference(
@@ -100,24 +98,62 @@ def paired_difference(
     """Mean of a - b over the same items (n,), item by item.
 
     Cluster bootstrap; 0/1 scores of fewer than 200 independent items take Newcombe's interval, since the bootstrap of a
-    few discordant items is too narrow. The same over clusters where both models have a rate of 0 or 1.
+    few discordant items is too narrow. So does every cluster as one item where both models have a rate of 0 or 1. Where no
+    score between 0 and 1 differs, the difference is as sure as a rate of none in so many clusters, never 0 +- 0.
 
     Raises:
         DataError: the two differ in length, are empty, or hold a value that is not finite.
     """
     import numpy as np
 
-    first, second = _floats("a", a), _floats("b", b)
-    _same_length(first, second)
-    groups = _groups(clusters, len(first))
-    if _binary(first) and _binary(second) and _singletons(groups) and len(first) < SMALL:
+    first, second = floats("a", a), floats("b", b)
+    same_length(first, second)
+    numbers = groups(clusters, len(first))
+    shares = bounded(first) and bounded(second)
+    if binary(first) and binary(second) and singletons(numbers) and len(first) < SMALL:
         return _newcombe(first, second, confidence)
-    if _binary(first) and _binary(second) and _constant(first) and _constant(second):
-        one_each = np.unique(groups, return_index=True)[1]
+    if binary(first) and binary(second) and constant(first) and constant(second):
+        one_each = np.unique(numbers, return_index=True)[1]
         apart = _newcombe(first[one_each], second[one_each], confidence)
         return apart.model_copy(update={"n": len(first), "method": "paired, Newcombe over clusters"})
     difference = first - second
-    return _bootstrap([difference, difference * 0 + 1], groups, lambda sums: sums[0] / sums[1], confidence)
+    if shares and not difference.any():
+        none = wilson(0, int(numbers.max()) + 1, confidence=confidence)
+        method = "no item differs, Wilson over clusters"
+        return none.model_copy(update={"low": -none.high, "n": len(first), "method": method})
+    return _bootstrap([difference, difference * 0 + 1], numbers, lambda sums: sums[0] / sums[1], confidence)
+
+
+def unpaired_difference(
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: tuple[Sequence[Hashable] | None, Sequence[Hashable] | None] = (None, None),
+    *,
+    confidence: float = 0.95,
+) -> Interval:
+    """Mean of a (n,) minus mean of b (m,) on different items; square and add of the two intervals.
+
+    For models that were never asked the same: paired, 1 - r as many items show the same (r: the correlation of the two).
+
+    Source: Newcombe 1998, Statistics in Medicine 17:873-890, method 10; Zou and Donner 2008, Statistics in Medicine
+    27:1693-1702, for means.
+
+    Raises:
+        DataError: one of them is empty, holds a value that is not finite, or has not one cluster a value.
+    """
+    one, other = (
+        mean_interval(values, names, confidence=confidence) for values, names in zip((a, b), clusters, strict=True)
+    )
+    value = one.value - other.value
+    return Interval(
+        value=value,
+        low=value - math.hypot(one.value - one.low, other.high - other.value),
+        high=value + math.hypot(one.high - one.value, other.value - other.low),
+        n=one.n + other.n,
+        method=f"unpaired, {one.method}",
+        confidence=confidence,
+        clusters=one.clusters + other.clusters,
+    )
 
 
 def ratio_interval(
@@ -132,9 +168,9 @@ def ratio_interval(
     Raises:
         DataError: the two differ in length, are empty, not finite, or a denominator is not positive.
     """
-    top, bottom = _floats("numerators", numerators), _positive("denominators", denominators)
-    _same_length(top, bottom)
-    return _bootstrap([top, bottom], _groups(clusters, len(top)), lambda sums: sums[0] / sums[1], confidence)
+    top, bottom = floats("numerators", numerators), positive("denominators", denominators)
+    same_length(top, bottom)
+    return _bootstrap([top, bottom], groups(clusters, len(top)), lambda sums: sums[0] / sums[1], confidence)
 
 
 def paired_ratio_change(
@@ -151,12 +187,12 @@ def paired_ratio_change(
     Raises:
         DataError: as ``ratio_interval``, or the ratio of b is zero.
     """
-    parts = [_floats("num_a", num_a), _positive("den_a", den_a), _positive("num_b", num_b), _positive("den_b", den_b)]
+    parts = [floats("num_a", num_a), positive("den_a", den_a), positive("num_b", num_b), positive("den_b", den_b)]
     for part in parts[1:]:
-        _same_length(parts[0], part)
+        same_length(parts[0], part)
     return _bootstrap(
         parts,
-        _groups(clusters, len(parts[0])),
+        groups(clusters, len(parts[0])),
         lambda sums: 100 * ((sums[0] / sums[1]) / (sums[2] / sums[3]) - 1),
         confidence,
     )
@@ -169,37 +205,10 @@ def clustered_error(values: Sequence[float], clusters: Sequence[Hashable] | None
     """
     import numpy as np
 
-    scores = _floats("values", values)
-    groups = _groups(clusters, len(scores))
-    sums = np.bincount(groups, weights=scores - scores.mean())
+    scores = floats("values", values)
+    numbers = groups(clusters, len(scores))
+    sums = np.bincount(numbers, weights=scores - scores.mean())
     return float(np.sqrt((sums**2).sum()) / len(scores))
-
-
-def mcnemar_midp(a_only: int, b_only: int) -> float:
-    """Two-sided mid-p value of McNemar's test, from the items that exactly one of the two got right.
-
-    Source: Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91, equation 5.
-    """
-    n, k = a_only + b_only, min(a_only, b_only)
-    if n == 0:
-        return 1.0
-    terms = [math.comb(n, i) for i in range(k + 1)]
-    return min(1.0, float((2 * sum(terms) - terms[-1]) / 2**n))
-
-
-def minimal_detectable_effect(n: int, spread: float, *, confidence: float = 0.95, power: float = 0.8) -> float:
-    """Smallest true paired difference that a two-sided test finds with ``power``: (z_c + z_power) spread / sqrt(n).
-
-    Args:
-        n: items.
-        spread: standard deviation of the paired differences; sqrt(d) for 0/1 scores of which a share d is discordant.
-            With clusters: ``clustered_error(...) * sqrt(n)``.
-        confidence: share, two-sided.
-        power: share.
-
-    Source: arXiv 2411.00640, section 5.
-    """
-    return (_z(confidence) + NormalDist().inv_cdf(power)) * spread / math.sqrt(n)
 
 
 def _newcombe(a: Floats, b: Floats, confidence: float) -> Interval:
@@ -236,100 +245,19 @@ def _newcombe(a: Floats, b: Floats, confidence: float) -> Interval:
 
 
 def _bootstrap(
-    parts: Sequence[Floats],
-    groups: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    figure: Callable[[Floats], Floats],
-    confidence: float,
+    parts: Sequence[Floats], numbers: Groups, figure: Callable[[Floats], Floats], confidence: float
 ) -> Interval:
-    """Percentile interval of a figure that is a function of sums over items.
-
-    Letters: K parts, G clusters, D draws of a block.
-    """
-    import numpy as np
-
-    totals = np.stack([np.bincount(groups, weights=part) for part in parts])  # (K, G)
-    num_clusters = totals.shape[1]
-    random = np.random.Generator(np.random.PCG64(SEED))
-    block = max(1, 2_000_000 // num_clusters)
-    drawn = []
-    for start in range(0, DRAWS, block):
-        picks = random.integers(0, num_clusters, size=(min(block, DRAWS - start), num_clusters))  # (D, G)
-        drawn.append(figure(totals[:, picks].sum(axis=2)))  # (D,)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
-    value = float(figure(totals.sum(axis=1)))
-    # Percentiles of equal draws can miss the value by a rounding error; the value lies inside.
+    value, low, high = percentiles(parts, numbers, figure, confidence)
     return Interval(
         value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
-        n=len(groups),
+        low=low,
+        high=high,
+        n=len(numbers),
         method=f"cluster bootstrap, {DRAWS} draws",
         confidence=confidence,
-        clusters=num_clusters,
+        clusters=int(numbers.max()) + 1,
     )
 
 
 def _z(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
-def _floats(name: str, values: Sequence[float]) -> Floats:
-    import numpy as np
-
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not array.size:
-        raise DataError(
-            f"{name} of a figure: got shape {array.shape}, because a suite is empty; "
-            "leave the figure out or give the suite items"
-        )
-    if not np.isfinite(array).all():
-        where = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise DataError(
-            f"{name}[{where}] of a figure is not finite: got {array[where]}, because the item was not "
-            "scored; score the item again, a figure over fewer items is another figure"
-        )
-    return array
-
-
-def _positive(name: str, values: Sequence[float]) -> Floats:
-    array = _floats(name, values)
-    if not (array > 0).all():
-        raise DataError(
-            f"{name} of a ratio must be positive: got {array.min()}, because a document is empty; drop the document"
-        )
-    return array
-
-
-def _same_length(a: Floats, b: Floats) -> None:
-    if len(a) != len(b):
-        raise DataError(
-            f"paired scores differ in length: got {len(a)} and {len(b)}, because the models were not "
-            "scored on the same items; score both on the same suite"
-        )
-
-
-def _groups(clusters: Sequence[Hashable] | None, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Cluster numbers (n,) from 0, in order of first appearance."""
-    import numpy as np
-
-    if clusters is None:
-        return np.arange(n)
-    if len(clusters) != n:
-        raise DataError(
-            f"clusters differ in length from the scores: got {len(clusters)} and {n}; give one cluster an item"
-        )
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
-
-
-def _binary(values: Floats) -> bool:
-    return bool(((values == 0) | (values == 1)).all())
-
-
-def _constant(values: Floats) -> bool:
-    return bool((values == values[0]).all())
-
-
-def _singletons(groups: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> bool:
-    return int(groups.max()) + 1 == len(groups)

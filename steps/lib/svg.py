@@ -19,6 +19,8 @@ FONTS = (
     "'Source Han Sans SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
 )
 INK, SOFT, GRID = "#1f2933", "#5f6c7b", "#e4e8ed"
+THEMED = {"ink": INK, "soft": SOFT, "line": GRID, "paper": "#ffffff"}
+"""Colours that a page may give otherwise, by the name of its CSS variable: text and paper on a dark page."""
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY = (
     "#0072b2",
     "#d55e00",
@@ -105,6 +107,8 @@ def _clean(svg: str, label: str) -> str:
     svg = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'", lambda match: match[1] + FONTS, svg)
     title, style = html.escape(label, quote=True), f"font-family: {FONTS}; stroke-linejoin: round"
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
+    for name, colour in THEMED.items():
+        svg = svg.replace(f": {colour}", f": var(--{name}, {colour})")
     return re.sub(r"\s*\n\s*", "\n", svg).strip() + "\n"
 
 

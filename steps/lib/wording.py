@@ -19,6 +19,8 @@ OUTCOMES = {
 }
 CLAUSES = 3
 """Differences of a kind (better, worse) that a sentence gives in figures, the largest first; the table has all."""
+INCUMBENTS = ("champion", "anchor")
+"""Names of the models that are scored again beside the candidate (``incumbents``)."""
 SMALL = 1.0
 """Percent or points: a clear difference below it decides nothing in a sentence."""
 SPACE = "\u00a0"
@@ -39,7 +41,7 @@ class Verdict:
 
 def value(figure: Figure) -> str:
     """The figure with its unit: ``91.7 %``, ``2.31``."""
-    return _amount(figure.interval.value, figure.unit)
+    return amount(figure.interval.value, figure.unit)
 
 
 def span(figure: Figure) -> str:
@@ -49,22 +51,39 @@ def span(figure: Figure) -> str:
 
 def change(comparison: Comparison) -> str:
     """The signed difference: ``+12.0 points``, ``-31.2 %``."""
-    return _amount(comparison.interval.value, _unit(comparison), signed=True) + _tail(comparison)
+    return amount(comparison.interval.value, _unit(comparison), signed=True) + _tail(comparison)
 
 
 def change_span(comparison: Comparison) -> str:
     """The ends of its interval, signed."""
     interval, unit = comparison.interval, _unit(comparison)
-    return f"{_amount(interval.low, unit, signed=True)} to {_amount(interval.high, unit, signed=True)}"
+    return f"{amount(interval.low, unit, signed=True)} to {amount(interval.high, unit, signed=True)}"
 
 
-def verdict(model: str, comparisons: Sequence[Comparison], figures: Sequence[Figure]) -> Verdict | None:
-    """What the stage that made ``model`` did; None when nothing compares it."""
+def stages(comparisons: Sequence[Comparison], chain: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs that get a sentence: each model with the first that it is compared with, then with the incumbents."""
+    pairs = list(dict.fromkeys((comparison.model, comparison.against) for comparison in comparisons))
+    first = dict(reversed(pairs))
+    found = [(model, first[model]) for model in chain if model in first]
+    return found + [pair for pair in pairs if pair[1] in INCUMBENTS and pair not in found]
+
+
+def verdict(
+    model: str, comparisons: Sequence[Comparison], figures: Sequence[Figure], against: str | None = None
+) -> Verdict | None:
+    """What the stage that made ``model`` did; None when nothing compares it.
+
+    Args:
+        model: the model.
+        comparisons: of the report.
+        figures: of the report.
+        against: the other one; None: the first that the model is compared with.
+    """
     own = [comparison for comparison in comparisons if comparison.model == model]
-    if not own:
-        return None
-    against = own[0].against
+    against = against or next((comparison.against for comparison in own), None)
     own = [comparison for comparison in own if comparison.against == against]
+    if not own or against is None:
+        return None
     own.sort(key=_size, reverse=True)
     large = [comparison for comparison in own if comparison.outcome != "unclear" and _size(comparison) >= SMALL]
     better, worse = ([comparison for comparison in large if comparison.outcome == kind] for kind in ("better", "worse"))
@@ -88,7 +107,7 @@ def _clause(comparison: Comparison) -> str:
     label, low, high = _lower(_label(comparison, "en")), comparison.interval.low, comparison.interval.high
     verb = "up" if comparison.interval.value > 0 else "down"
     near, far = sorted((abs(low), abs(high)))
-    size = _amount(abs(comparison.interval.value), _unit(comparison)) + _tail(comparison)
+    size = amount(abs(comparison.interval.value), _unit(comparison)) + _tail(comparison)
     return f"{label} {verb} by {size} ({_span(near, far, _unit(comparison))})"
 
 
@@ -96,7 +115,7 @@ def _clause_zh(comparison: Comparison) -> str:
     label, low, high = _label(comparison, "zh"), comparison.interval.low, comparison.interval.high
     verb = "上升" if comparison.interval.value > 0 else "下降"
     near, far = sorted((abs(low), abs(high)))
-    size = _amount(abs(comparison.interval.value), _unit(comparison))
+    size = amount(abs(comparison.interval.value), _unit(comparison))
     unit = f"{SPACE}个百分点" if _tail(comparison) else ""
     return f"{label}{verb} {size}{unit}（{_zh(_span(near, far, _unit(comparison)))}）"
 
@@ -121,18 +140,19 @@ def _tail(comparison: Comparison) -> str:
     return f"{SPACE}points" if _unit(comparison) == "points" else ""
 
 
-def _amount(amount: float, unit: str, *, signed: bool = False) -> str:
+def amount(size: float, unit: str, *, signed: bool = False) -> str:
+    """A number with its unit: shares and differences of shares (``points``) in hundredths, ``%`` as it is, others plain."""
     if unit in ("share", "points"):
-        amount *= 100
-    text = f"{abs(amount):.1f}" if unit in ("share", "points", "%") else number(abs(amount))
+        size *= 100
+    text = f"{abs(size):.1f}" if unit in ("share", "points", "%") else number(abs(size))
     zero = not float(text)
-    sign = "" if zero or not (signed or amount < 0) else "−" if amount < 0 else "+"
+    sign = "" if zero or not (signed or size < 0) else "−" if size < 0 else "+"
     return f"{sign}{text}{f'{SPACE}%' if unit in ('share', '%') else ''}"
 
 
 def _span(low: float, high: float, unit: str) -> str:
-    first = _amount(low, unit).removesuffix(f"{SPACE}%")
-    return f"{first} to {_amount(high, unit)}"
+    first = amount(low, unit).removesuffix(f"{SPACE}%")
+    return f"{first} to {amount(high, unit)}"
 
 
 def _zh(text: str) -> str:

@@ -180,6 +180,7 @@ def test_a_step_never_sees_a_damaged_input(line: Line) -> None:
     assert built == ["pairs", "dpo"] and digests(after) == digests(outcomes)
 
 
+@pytest.mark.long  # each of them alone is in every run
 def test_several_damaged_at_once_are_all_mended_in_one_walk(line: Line) -> None:
     outcomes = walk(line)
     for step in steps_of(line.config()):
@@ -328,7 +329,13 @@ def damage_checkpoint(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("step", "how"),
-    [("pretrain", "flip"), ("sft", "delete"), ("dpo", "mark"), ("base", "foreign"), ("sft", "unmarked")],
+    [
+        ("pretrain", "flip"),
+        ("sft", "delete"),
+        ("base", "foreign"),
+        pytest.param("dpo", "mark", marks=pytest.mark.long),
+        pytest.param("sft", "unmarked", marks=pytest.mark.long),
+    ],
 )
 def test_of_a_damaged_checkpoint_the_one_before_it_is_taken(
     line: Line, step: str, how: str, monkeypatch: pytest.MonkeyPatch

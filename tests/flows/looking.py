@@ -22,6 +22,7 @@ BEHIND: Any = object()
 """In place of an artifact that is not there: what reads it can have no key yet."""
 READERS = {
     "generate": {"clean"},
+    "badcases": {"clean", "evaluate"},
     "clean": {"base", "pretrain", "sft", "pairs", "evaluate"},
     "base": {"pretrain", "evaluate"},
     "pretrain": {"sft", "evaluate"},

@@ -154,6 +154,24 @@ def test_the_evaluations_artifact_links_its_report(line: Line) -> None:
     assert f"[report.html]({(outcome.artifact.path / 'report.html').as_uri()})" in facts(outcome.artifact)
 
 
+def test_what_a_step_shows_reaches_the_server(line: Line) -> None:
+    """A table, an image and a link, as the server keeps them."""
+    from prefect import flow
+
+    from flows import present
+    from steps.lib.artifact import Artifact
+
+    [folder] = (line.folder / "store").glob("evaluate/[!.]*")
+    evaluated = Artifact.read(folder)
+    state = flow(lambda: present.step(evaluated), name="shows")(return_state=True)
+    assert state.is_completed()
+    found = artifact_texts(state)
+    assert found.keys() == {"evaluate", "evaluate-page", "evaluate-table", "evaluate-plot"}
+    assert (folder / "report.html").as_uri() in found["evaluate-page"]
+    assert json.loads(found["evaluate-table"]) == present.figures(evaluated) != []
+    assert found["evaluate-plot"] == present.picture(evaluated) != ""
+
+
 def test_nothing_of_prefect_is_written_to_a_read_only_store(line: Line) -> None:
     folders = [path for path in (line.folder / "store").rglob("*") if path.is_dir()]
     before = {path: path.stat().st_mtime_ns for path in folders if path.name != ".runs"}

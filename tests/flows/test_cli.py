@@ -14,6 +14,7 @@ import pytest
 from looking import prefline
 from minimal import ROOT, Line, line_recipe
 
+from steps.lib.gate import EXIT
 from steps.lib.rows import Dropped, read_parquet
 
 
@@ -202,5 +203,17 @@ def test_a_cached_step_answers_at_once_and_report_names_the_page(built_line: Lin
     assert page.name == "report.html" and page.read_text(encoding="utf-8").startswith("<!")
     text = prefline("report", "--text", "--recipe", str(line.recipe))
     assert "prefline" in text.stdout and "|" in text.stdout
-    shutil.rmtree(page.parent)
+    shutil.rmtree(line.folder / "store" / "evaluate")
     said(prefline("report", "--recipe", str(line.recipe)), 5, "step evaluate", "is not in the store")
+
+
+@pytest.mark.tiny
+def test_a_run_ends_with_the_code_of_the_verdict_where_that_is_asked(built_line: Line, tmp_path: Path) -> None:
+    line = built_line.copy(tmp_path / "line")
+    words = ("run", "--recipe", str(line.recipe))
+    assert prefline(*words).returncode == 0
+    [folder] = (line.folder / "store" / "promote").glob("[!.]*")
+    verdict = json.loads((folder / "verdict.json").read_text())["verdict"]
+    asked = prefline(*words, "--gate")
+    assert f"verdict: {verdict}" in asked.stdout and asked.returncode == EXIT[verdict] > 0
+    said(prefline(*words, "--gate", "--until", "evaluate"), 2, "--gate has no verdict to end with")

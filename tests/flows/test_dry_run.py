@@ -63,7 +63,7 @@ def test_a_dry_run_sends_nothing_and_writes_nothing(
     assert "budget_usd 1.00 USD is enough: at most" in said and "nothing was run and nothing was sent" in said
     assert not (tmp_path / "store").exists()
     if whole_line:
-        assert found["clean"] == "clean built, behind others for generate"
+        assert found["clean"] == "clean built, behind others for generate, badcases"
 
 
 def test_a_dry_run_says_what_a_stopped_run_left_and_what_is_there(

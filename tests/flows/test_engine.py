@@ -65,7 +65,10 @@ def test_only_is_from_and_until_in_one() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"only": "stf"}, "step is wrong: got 'stf', because the line has no such step; take one of: generate, clean"),
+        (
+            {"only": "stf"},
+            "step is wrong: got 'stf', because the line has no such step; take one of: generate, badcases, clean",
+        ),
         ({"only": "sft", "until": "dpo"}, "--only sft cannot stand beside --from or --until"),
         ({"start": "dpo", "until": "sft"}, "--from dpo --until sft is empty: got a start behind the end"),
         ({"force": ["a", "b"]}, "2 problems in the configuration"),

@@ -37,9 +37,11 @@ def fields(
         section = _section(info.annotation, value)
         if section:
             yield from fields(section, value, below, marked)
-        elif isinstance(value, (list, tuple)) and value and (item := _section(_inner(info.annotation), value[0])):
+        elif isinstance(value, (list, tuple)) and value and _section(_inner(info.annotation), value[0]):
             yield below, info.annotation, marked
             for number, one in enumerate(value):
+                item = _section(_inner(info.annotation), one)
+                assert item, f"{below} {number}: no section has the fields {list(one)}"
                 yield from fields(item, one, (*below, number), marked)
         else:
             yield below, info.annotation, marked
@@ -118,13 +120,14 @@ def others(value: Any, annotation: Any, folder: Path) -> Iterator[Any]:
 
 
 WHOLE = {
-    ("reward",), ("rl",), ("generate", "teachers", 0, "kind"), ("generate", "recipe", "kind"), ("base", "kind"), *((step, "train", "processes") for step in ("base", "pretrain", "sft", "dpo")),
+    ("reward",), ("rl",), *(("pairs", "sources", number, "kind") for number in range(3)), ("pairs", "sources", 2, "confirm"), ("generate", "teachers", 0, "kind"), ("generate", "recipe", "kind"), ("base", "kind"), *((step, "train", "processes") for step in ("base", "pretrain", "sft", "dpo")),
     *((*path, field) for field in ("hub", "files", "delimiter") for path in [("generate", "prompts", 0), *[("clean", kind, 0) for kind in ("domain", "general", "pairs")],
                                   *[("clean", "heldout", kind, 0) for kind in ("domain", "general", "prompts", "pairs")]]),
     *((step, "lora", "iterations") for step in ("pretrain", "sft", "dpo")),
     *((step, "ia3", name) for step in ("pretrain", "sft", "dpo") for name in ("targets", "feedforward")),
     *((step, "prompt", "text") for step in ("sft", "dpo")),
-    ("kto",),
+    ("kto",), ("badcases",), *(("evaluate", name) for name in ("suites", "lm_eval", "pairwise", "name")), ("promote", "registry"),
+    *(("promote", "mirrors", name) for name in ("folder", "wandb", "mlflow", "hub")),
     ("clean", "semantic"), ("clean", "mix"), ("clean", "toxicity", "model"), ("clean", "heldout", "record"),
     *(("clean", "student", name) for name in ("tokenizer", *(f"{kind}_{side}_tokens" for kind in ("text", "chat") for side in ("min", "max")))),
     *(("dpo", "loss", name) for name in ("type", "label_smoothing", "alpha", "discopop_tau")),
@@ -163,6 +166,26 @@ def test_every_field_is_in_its_step_s_key_unless_it_is_marked_neutral(line: Line
         changed += 1
     assert not stuck, f"no other value was found for {stuck}"
     assert changed > 120
+
+
+JUDGE = {"kind": "http", "name": "judge", "endpoint": "desk", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("badcases",), {"sources": [{"name": "desk", "path": "data/seed/badcases/events.jsonl"}]}, {"badcases"}),
+        (("evaluate", "suites"), [{"kind": "rules"}], {"evaluate"}),
+        (("evaluate", "pairwise"), {"judge": {"teacher": JUDGE}}, {"evaluate"}),
+        (("promote", "mirrors", "folder"), {"folder": "elsewhere"}, set()),
+        (("promote", "mirrors", "mlflow"), {"tracking_uri": "http://127.0.0.1:9"}, set()),
+    ],
+)
+def test_sections_that_come_whole_are_in_the_key_of_their_step(
+    line: Line, path: tuple[str, ...], value: Any, expected: set[str]
+) -> None:
+    config = changed_at(line.config().model_dump(), path, value)
+    assert config is not None and missing_with(config) == expected
 
 
 @pytest.mark.parametrize("step", ["base", "pretrain", "sft", "dpo"])

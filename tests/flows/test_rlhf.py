@@ -29,7 +29,7 @@ def test_the_line_runs_by_way_of_a_reward_model(minimal_line: Line, tmp_path: Pa
         assert built == ["reward", "rl", "evaluate", "promote"], "all before it is there already"
         assert list(found)[-5:] == ["pairs", "reward", "rl", "evaluate", "promote"] and "dpo" not in found
         report = read(found["evaluate"].artifact.path)
-        assert report.chain == ["base", "pretrained", "sft", "rl"]
+        assert report.chain == ["base", "pretrained", "sft", "champion", "rl"], "that of the registry"
         assert {(one.model, one.against) for one in report.comparisons} >= {("rl", "sft"), ("rl", "base")}
         assert set(report.histories) >= {"sft", "reward", "rl"} or not report.histories, "records are not read back"
         verdict = json.loads((found["promote"].artifact.path / "verdict.json").read_text())
@@ -49,12 +49,28 @@ def test_the_line_runs_by_way_of_a_reward_model(minimal_line: Line, tmp_path: Pa
         ({"reward": {}, "pairs": None}, "reward has nothing to train on: got pairs: null"),
         ({"reward": {}, "rl": {"rewards": [{"kind": "rules"}]}}, "reward is made for nothing"),
         ({"sft": {"method": "ia3"}, "reward": {}}, "a reward model starts from whole weights or a LoRA adapter"),
+        ({"pairs": {"sources": [{"kind": "badcases"}]}}, "pairs.sources has kind badcases: got badcases: null"),
+        (
+            {"promote": {}, "evaluate": {"registry": "x"}},
+            "evaluate.registry and promote.registry differ: got x and data/reg",
+        ),
+        (
+            {"promote": {"name": "desk"}, "evaluate": {"name": "shop"}},
+            "evaluate.name and promote.name differ: got shop and",
+        ),
         ({"sft": {"method": "ia3"}, "rl": {"rewards": [{"kind": "rules"}]}}, "rl.method is wrong: got lora"),
     ],
 )
 def test_sections_that_do_not_go_together_are_refused(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         AlignConfig.model_validate({"pairs": {}, **sections})
+
+
+def test_evaluate_meets_the_champion_of_the_registry_that_promote_decides_for() -> None:
+    config = AlignConfig.model_validate({"promote": {"registry": "shelf", "name": "desk"}})
+    assert (config.evaluate.registry, config.evaluate.name) == (Path("shelf"), "desk")
+    assert AlignConfig.model_validate(config.model_dump()) == config
+    assert AlignConfig.model_validate({}).evaluate.registry is None
 
 
 def test_sections_that_go_together_are_taken() -> None:

@@ -30,6 +30,8 @@ for folder in (HERE, ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import make_badcases  # noqa: E402
+import make_rules  # noqa: E402
 import pools_domain as domain  # noqa: E402
 import pools_general as general  # noqa: E402
 import pools_recipes as recipes  # noqa: E402
@@ -65,9 +67,13 @@ WHAT = {
     "pairs/heldout.jsonl": "preference pairs on held-out messages",
     "thumbs/train.jsonl": "single answers with a thumb up or down, on training messages that no pair has",
     "prompts/task/examples.jsonl": "few-shot examples, on training messages",
+    make_badcases.FILE: "events of bad cases (made by make_badcases.py)",
     "prompts/recipes/questions.jsonl": "questions on texts, for small teachers of the recipe documents",
     "prompts/recipes/critiques.jsonl": "faults of answers, for small teachers of the recipe revise",
     "prompts/recipes/revisions.jsonl": "better answers, for small teachers of the recipe revise",
+    "rules/instructions.jsonl": "evaluation: prompts with instructions that a program checks, zh and en",
+    "rules/format.jsonl": "evaluation: prompts that ask for JSON, each with its schema",
+    "rules/choices.jsonl": "evaluation: questions with choices",
 }
 
 
@@ -467,6 +473,8 @@ def make() -> dict[str, list[Row]]:
         "thumbs/train.jsonl": thumb_rows(train, pairs, 120, teacher, rules),
         "prompts/task/examples.jsonl": example_rows(train, teacher),
         **recipes.example_files(),
+        **make_badcases.make(),
+        **make_rules.files(),
     }
 
 

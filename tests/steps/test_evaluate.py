@@ -16,13 +16,18 @@ from minimal import EVALUATE, TASK, TinyChain, context, data_artifact, made, pai
 from training_runs import argv, spec
 
 from steps import evaluate
-from steps.lib import chat, evals, inference, model_files, models
+from steps.evaluate import EvaluateConfig
+from steps.lib import chat, evaluated, inference, model_files, models
 from steps.lib.artifact import Artifact
 from steps.lib.errors import DataError
-from steps.lib.evals import Heldout, Limits, add_implicit, repetition, score_model
+from steps.lib.evals import Heldout, score_model
 from steps.lib.figures import Item, read_items
-from steps.lib.rows import Pair, Text, read_parquet
+from steps.lib.preference import add_implicit
+from steps.lib.registry import Registry
+from steps.lib.rows import Pair, Prompt, Text, read_parquet
 from steps.lib.stages import Stages
+from steps.lib.suite_answers import repetition
+from steps.lib.suites import Limits
 
 pytestmark = pytest.mark.tiny
 
@@ -174,7 +179,9 @@ def test_two_evaluations_have_the_same_digest(chain: TinyChain, tmp_path: Path) 
     differ = [
         name
         for name, facts in again.manifest["files"].items()
-        if not name.startswith("record/") and facts["sha256"] != chain.evaluate.manifest["files"][name]["sha256"]
+        if not name.startswith("record/")
+        and name not in evaluate.RECORDS  # times and costs are no result
+        and facts["sha256"] != chain.evaluate.manifest["files"][name]["sha256"]
     ]
     assert not differ and again.digest == chain.evaluate.digest
 
@@ -234,7 +241,7 @@ def test_a_long_history_is_thinned(chain: TinyChain, tmp_path: Path) -> None:
     lines = [json.dumps({"step": n, "loss": 1 / n}) for n in range(1, 1001)]
     (base / "record" / "history.jsonl").write_text("\n".join(lines) + "\n")
     manifests = {"base": Artifact.read(chain.base.path).manifest}
-    [points] = evaluate._histories(tmp_path / "clean" / "x", manifests).values()
+    [points] = evaluated._histories(tmp_path / "clean" / "x", manifests).values()
     assert len(points) == 200 and (points[0]["step"], points[0]["loss"], points[-1]["step"]) == (1, 1.0, 1000)
 
 
@@ -254,7 +261,7 @@ def test_without_a_task_there_is_no_rule_score(chain: TinyChain, tmp_path: Path)
 
 def test_repetition_is_the_share_of_grams_seen_before() -> None:
     assert repetition("abcdefgh") == 0.0 == repetition("short") == repetition("")
-    assert repetition("aaaaaaaaaaaa") == pytest.approx(1 - 1 / 5) and evals.repetition("abab" * 10, n=2) > 0.9
+    assert repetition("aaaaaaaaaaaa") == pytest.approx(1 - 1 / 5) and repetition("abab" * 10, n=2) > 0.9
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
@@ -280,19 +287,22 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_bytes_and_repeats_no_batch(
             (store / artifact.key).parent.mkdir(parents=True, exist_ok=True)
             (store / artifact.key).symlink_to(artifact.path)
         out = store / what.key()
-        plots = ("steps.lib.report.drawings",)  # most of the time, and made of report.json alone
+        plots = ("steps.lib.report_page.drawings",)  # most of the time, and made of report.json alone
         jobs.append(cuts.Job(str(store), argv(store, what, out), str(out), cut, by, plots))
     outcomes = cuts.run("evaluate", jobs, *IMPORTS)
     assert [outcome for outcome in outcomes if outcome.code] == []
     undisturbed, *others = [Artifact.read(Path(job.out)) for job in jobs]
     total = undisturbed.manifest["metrics"]["batches"]
-    assert total == 3 * (2 + 2 + 1 + 4) and undisturbed.manifest["metrics"]["batches_from_ledger"] == 0
+    assert (
+        total == 3 * (2 + 2 + 1 + 4 + 1) + (2 + 1 + 2) and undisturbed.manifest["metrics"]["batches_from_ledger"] == 0
+    )
     done: list[int] = []
     for job, found, artifact in zip(jobs[1:], outcomes[1:], others, strict=True):
         assert found.ended in ((-signal.SIGKILL,) if job.signal == "SIGKILL" else (75, 0)), found
         assert artifact.digest == undisturbed.digest
         for name, facts in undisturbed.manifest["files"].items():
-            assert name.startswith("record/") or artifact.manifest["files"][name]["sha256"] == facts["sha256"], name
+            record = name.startswith("record/") or name in evaluate.RECORDS
+            assert record or artifact.manifest["files"][name]["sha256"] == facts["sha256"], name
         metrics = artifact.manifest["metrics"]
         done.append(found.held.get("batches", 0))
         if found.ended and done[-1]:
@@ -313,7 +323,7 @@ def test_a_model_whose_batches_are_all_kept_is_not_loaded(
     assert (tmp_path / "out" / "items.parquet").read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", ["weights", "alpha", "template", "limits", "data"])
+@pytest.mark.parametrize("change", ["weights", "alpha", "template", "limits", "data", "prompts", "rules"])
 def test_no_batch_of_another_model_or_of_other_items_is_taken(chain: TinyChain, tmp_path: Path, change: str) -> None:
     """The same resume folder, by mistake, for something else: nothing stale is taken from it."""
     shutil.copytree(chain.root, tmp_path / "store", dirs_exist_ok=True)
@@ -332,12 +342,121 @@ def test_no_batch_of_another_model_or_of_other_items_is_taken(chain: TinyChain, 
         models.Chain.read(policy).model_copy(update={"base": digest}).write(policy)
     elif change == "limits":
         config = config.model_copy(update={"max_tokens": 5, "batch_size": 7})
+    elif change == "prompts":
+        rows = read_parquet(data / "heldout_prompts.parquet", Prompt)
+        changed = [row.model_copy(update={"prompt": row.prompt.replace("fine", "good")}) for row in rows]
+        data = data_artifact(tmp_path / "other", heldout_prompts=changed).path
+    elif change == "rules":
+        data = data_artifact(tmp_path / "other", task=TASK.replace("^yes$", "^no$")).path
     else:
         rows = read_parquet(data / "heldout_domain.parquet", Text)
         data = data_artifact(tmp_path / "other", heldout_domain=[rows[0].model_copy(update={"text": "Other."})]).path
     metrics = evaluate.run(config, base=policy, heldout=data, out=tmp_path / "out", context=context(tmp_path / "out"))
     fresh = evaluate.run(config, base=policy, heldout=data, out=tmp_path / "new", context=context(tmp_path / "new"))
     assert fresh.values["batches_from_ledger"] == 0
-    kept = {"data": 4, "limits": 2}.get(change, 0)
-    assert metrics.values["batches_from_ledger"] == kept, "of 5; texts are scored the same whatever an answer's length"
+    kept = {"data": 5, "limits": 2, "prompts": 4, "rules": 6}.get(change, 0)
+    assert metrics.values["batches_from_ledger"] == kept, "of 6; texts are scored the same whatever an answer's length"
     assert (tmp_path / "out" / "items.parquet").read_bytes() == (tmp_path / "new" / "items.parquet").read_bytes()
+
+
+# --- champion, anchor, further suites ---------------------------------------------------------------------------------
+
+
+def registered(chain: TinyChain, root: Path, *stages: str) -> Registry:
+    """A registry whose versions are adapters of the chain; the last one is champion."""
+    registry = Registry(root / "registry")
+    before = None
+    for name in stages:
+        artifact: Artifact = getattr(chain, name)
+        staged = root / "staged" / name
+        shutil.copytree(artifact.path / "adapter", staged / "adapter", ignore=shutil.ignore_patterns("*.md"))
+        shutil.copyfile(artifact.path / "chain.json", staged / "chain.json")
+        version = registry.register("desk", staged, facts={"policy": artifact.digest})
+        registry.promote("desk", version.name, expected=before, verdict_digest="0", reason="a test")
+        before = version.name
+    return registry
+
+
+def test_the_champion_is_scored_again_in_the_same_run(chain: TinyChain, tmp_path: Path) -> None:
+    """On the same items, by the same code; it is found by the candidate, and a candidate that is champion meets the one before."""
+    registry = registered(chain, tmp_path, "sft", "dpo")
+    config = EVALUATE.model_copy(update={"registry": registry.root, "name": "desk", "limit": 2, "latency": 0})
+    inputs = {"base": chain.base, "sft": chain.sft, "heldout": chain.data}
+    result = made(tmp_path, "evaluate", config, **inputs)
+    report = report_of(result)
+    assert [card["name"] for card in report["models"]] == ["base", "champion", "sft"], "the candidate is last"
+    cards = {card["name"]: card for card in report["models"]}
+    assert cards["champion"]["policy"] == chain.dpo.digest and cards["sft"]["policy"] == chain.sft.digest
+    items = items_of(result)
+    dpo = items_of(chain.evaluate)
+    mine = [item for (model, suite, _), item in items.items() if model == "champion" and suite in ("pairs", "prompts")]
+    assert len(mine) == 4
+    for item in mine:
+        before = dpo["dpo", item.suite, item.item_id]
+        assert (
+            item.output == before.output
+            and item.model_digest == before.model_digest != items["sft", item.suite, item.item_id].model_digest
+        )
+        assert {k: item.scores[k] for k in before.scores} == pytest.approx(before.scores, abs=1e-3)
+    assert {(c["model"], c["against"]) for c in report["comparisons"]} == {("sft", "champion")}
+    before = made(tmp_path, "evaluate", config, base=chain.base, sft=chain.sft, dpo=chain.dpo, heldout=chain.data)
+    assert [card["name"] for card in report_of(before)["models"]] == ["base", "sft", "champion", "dpo"]
+    assert report_of(before)["models"][2]["policy"] == chain.sft.digest, "the champion that dpo replaced"
+    assert (
+        spec("evaluate", config, **inputs).parts["externals"]["champion"] == registry.resolve("desk", "champion").digest
+    )
+    registry.rollback("desk", expected=registry.history("desk").aliases()["champion"], reason="a test")
+    assert spec("evaluate", config, **inputs).parts["externals"]["champion"] == "none", (
+        "it is champion, and was the first"
+    )
+    assert spec("evaluate", config, **inputs, dpo=chain.dpo).key() == before.key, "dpo still meets sft"
+
+
+def test_implicit_rewards_and_divergences_are_against_the_named_reference(chain: TinyChain, tmp_path: Path) -> None:
+    config = EVALUATE.model_copy(update={"reference": "base", "latency": 0})
+    result = made(tmp_path, "evaluate", config, base=chain.base, sft=chain.sft, dpo=chain.dpo, heldout=chain.data)
+    found = {(f["name"], f["model"]): f for f in report_of(result)["figures"]}
+    for name in ("implicit_reward_accuracy", "implicit_reward_margin", "kl_ref", "kl_sampled"):
+        assert {model for one, model in found if one == name} == {"sft", "dpo"}
+        assert found[name, "dpo"]["against"] == "base"
+    assert found["kl_ref", "dpo"]["interval"]["value"] > 0 and found["kl_ref", "dpo"]["interval"]["n"] == 5
+    usual = {(f["name"], f["model"]): f for f in report_of(chain.evaluate)["figures"]}
+    assert usual["kl_ref", "dpo"]["against"] == "sft" and ("kl_ref", "sft") not in usual
+    assert usual["kl_ref", "dpo"]["interval"]["value"] < found["kl_ref", "dpo"]["interval"]["value"], (
+        "dpo is nearer to sft"
+    )
+    named = config.model_copy(update={"reference": "champion", "limit": 1})
+    fallen = made(tmp_path, "evaluate", named, base=chain.base, sft=chain.sft, dpo=chain.dpo, heldout=chain.data)
+    assert "sft stands in its place" in report_of(fallen)["notes"][0]
+
+
+def test_further_suites_are_items_figures_and_rows_of_the_ledger(chain: TinyChain, tmp_path: Path) -> None:
+    kinds = [{"kind": kind, "limit": 3} for kind in ("rules", "format", "choices")]
+    config = EvaluateConfig.model_validate({**EVALUATE.model_dump(), "suites": kinds, "latency": 2})
+    result = made(tmp_path, "evaluate", config, base=chain.base, sft=chain.sft, heldout=chain.data)
+    items = read_items(result.path / "items.parquet")
+    assert {i.suite for i in items} == {
+        "domain",
+        "general",
+        "prompts",
+        "pairs",
+        "rules",
+        "rules.instructions",
+        "format",
+        "choices",
+    }
+    assert result.manifest["rows"]["out"]["rules scored"] == 3 == result.manifest["rows"]["in"]["choices"]
+    report = report_of(result)
+    named = {f["name"] for f in report["figures"]}
+    assert {
+        "rules_prompt_strict",
+        "rules_instruction_loose",
+        "format_json_strict",
+        "format_schema_ok",
+        "choices_accuracy",
+    } <= named
+    assert {"suite rules", "suite format", "suite choices", "template", "precision"} <= set(report["fingerprint"])
+    assert all(i.model_digest and i.suite_digest and i.scorer_version for i in items)
+    times = json.loads((result.path / "record" / "latency.json").read_text())["models"]
+    assert set(times) == {"base", "sft"} and times["sft"]["requests"] == 2
+    assert "record/latency.json" in result.manifest["files"], "kept, but no part of the digest"

@@ -515,6 +515,7 @@ def test_rows_come_in_groups_and_the_bytes_depend_on_the_rows_only(
     assert read_parquet(files[0], Chat) == chats
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Python holds at the end of a part. An id that is kept takes 100 bytes, a row with what it was asked nearly 5,000.
 

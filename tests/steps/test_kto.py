@@ -262,6 +262,7 @@ def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Pa
     assert asked == ["reference of 4 of 9 examples is on record"] + 7 * ["reference of 9 of 9 examples is on record"]
 
 
+@pytest.mark.long
 @pytest.mark.fault
 def test_a_damaged_record_of_the_reference_is_not_used(chain: TinyChain, tmp_path: Path) -> None:
     what = spec("kto", UNEVEN, policy=chain.sft, thumbs=thumbs_artifact(tmp_path, thumbs(5, 5)))
@@ -302,7 +303,8 @@ def line(minimal_line: Line, tmp_path: Path) -> Line:
     return minimal_line.copy(tmp_path / "line")
 
 
-@pytest.mark.parametrize("pairs", [pytest.param(True, marks=pytest.mark.long), False])
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.long  # the way round dpo is in every run with rl (tests/flows/test_rlhf.py), kto itself above
 def test_the_line_takes_kto_in_place_of_dpo(line: Line, pairs: bool) -> None:
     with in_this_process() as built:
         outcomes = walk(line, *with_kto(line, pairs=pairs), "evaluate.window=512")  # room for the held-out pairs
@@ -311,11 +313,11 @@ def test_the_line_takes_kto_in_place_of_dpo(line: Line, pairs: bool) -> None:
     assert aligned.manifest["inputs"].keys() == ({"policy", "thumbs", "pairs"} if pairs else {"policy", "thumbs"})
     assert report.manifest["inputs"].keys() == {"base", "pretrained", "sft", "kto", "heldout"}
     found = json.loads((report.path / "report.json").read_text(encoding="utf-8"))
-    assert [model["name"] for model in found["models"]] == ["base", "pretrained", "sft", "kto"]
+    assert [model["name"] for model in found["models"]] == ["base", "pretrained", "sft", "champion", "kto"]
     compared = {(one["model"], one["against"]) for one in found["comparisons"]}
     assert {("kto", "sft"), ("kto", "base")} <= compared
     implicit = [one for one in found["figures"] if one["name"] == "implicit_reward_accuracy"]
-    assert [(one["model"], one["against"]) for one in implicit] == [("kto", "sft")]
+    assert [(one["model"], one["against"]) for one in implicit] == [("champion", "sft"), ("kto", "sft")]
     verdict = json.loads((outcomes["promote"].artifact.path / "verdict.json").read_text(encoding="utf-8"))
     assert verdict["policy"] == aligned.digest and verdict["candidate"] == "kto"
     assert "kto: loss" in (report.path / "report.html").read_text(encoding="utf-8")

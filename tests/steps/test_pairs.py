@@ -6,21 +6,24 @@ import json
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import cuts
 import pytest
-from minimal import NO, PAIRS, ROOT, YES, TinyChain, chats, context, data_artifact, made, pair, turn
+from minimal import NO, PAIRS, ROOT, YES, TinyChain, chats, close, context, data_artifact, made, pair, turn
 from openai_server import Act, serve
+from pydantic import ValidationError
 from training_runs import argv, environment, spec
 
 from steps import pairs
-from steps.lib import inference
+from steps.lib import inference, models
 from steps.lib.artifact import Artifact
 from steps.lib.errors import ConfigError, DataError
-from steps.lib.rows import Candidate, Chat, Dropped, Pair, read_parquet
+from steps.lib.families import kinship
+from steps.lib.pair_judging import authors, comparison
+from steps.lib.rows import BadCase, Candidate, Chat, Dropped, Pair, read_parquet
 from steps.lib.rules import Task
 from steps.lib.step import build
 from steps.lib.store import work_folder
@@ -29,8 +32,12 @@ from steps.pairs import PairsConfig
 pytestmark = pytest.mark.tiny
 
 
-def config(**changes: Any) -> PairsConfig:
-    return PairsConfig.model_validate({**PAIRS.model_dump(), **changes})
+POLICY, TEACHER, IMPORTED = {"kind": "policy"}, {"kind": "teacher"}, {"kind": "imported"}
+
+
+def config(*sources: dict[str, Any], **changes: Any) -> PairsConfig:
+    raw = {**PAIRS.model_dump(), **changes}
+    return PairsConfig.model_validate(raw | ({"sources": list(sources)} if sources else {}))
 
 
 def read(artifact: Artifact) -> tuple[list[Pair], dict[str, list[Candidate]], list[Dropped]]:
@@ -76,7 +83,7 @@ def test_best_stands_against_worst_where_the_margin_is_wide_enough(
         made(
             tmp_path,
             "pairs",
-            config(min_margin=margin, teacher_share=0.0, imported=False),
+            config({**POLICY, "min_margin": margin}),
             policy=chain.sft,
             data=chain.data,
         )
@@ -104,9 +111,7 @@ def test_best_stands_against_worst_where_the_margin_is_wide_enough(
 
 
 def test_chosen_must_be_good_enough(chain: TinyChain, tmp_path: Path) -> None:
-    result = made(
-        tmp_path, "pairs", config(min_chosen=0.9, teacher_share=0.0, imported=False), policy=chain.sft, data=chain.data
-    )
+    result = made(tmp_path, "pairs", config({**POLICY, "min_chosen": 0.9}), policy=chain.sft, data=chain.data)
     pairs, samples, dropped = read(result)
     rows = {row.id: row for row in chats()}
     assert all(score(rows[row.id[:-8]], row.chosen[0].content) == 1.0 for row in pairs)
@@ -124,7 +129,7 @@ def test_several_pairs_a_prompt_never_use_an_answer_twice(chain: TinyChain, tmp_
         made(
             tmp_path,
             "pairs",
-            config(per_prompt=9, samples=5, teacher_share=0.0, imported=False),
+            config({**POLICY, "per_prompt": 9}, samples=5),
             policy=chain.sft,
             data=chain.data,
         )
@@ -141,7 +146,7 @@ def test_several_pairs_a_prompt_never_use_an_answer_twice(chain: TinyChain, tmp_
 
 
 def test_the_teacher_stands_against_the_policys_worst_where_it_is_better(chain: TinyChain, tmp_path: Path) -> None:
-    result = made(tmp_path, "pairs", config(teacher_share=1.0, imported=False), policy=chain.sft, data=chain.data)
+    result = made(tmp_path, "pairs", config(TEACHER), policy=chain.sft, data=chain.data)
     pairs, samples, dropped = read(result)
     rows = {row.id: row for row in chats()}
     found = {row.id.removesuffix("-teacher"): row for row in pairs if row.source == "teacher against policy"}
@@ -162,16 +167,25 @@ def test_the_teacher_stands_against_the_policys_worst_where_it_is_better(chain: 
         == 10
         == len(found) + sum(row.reason == "teacher_not_better" for row in dropped)
     )
-    share = made(tmp_path, "pairs", config(teacher_share=0.4, imported=False), policy=chain.sft, data=chain.data)
+    share = made(tmp_path, "pairs", config({**TEACHER, "share": 0.4}), policy=chain.sft, data=chain.data)
     assert 0 < share.manifest["rows"]["in"]["teacher answers"] < 10
 
 
 def test_imported_pairs_come_along_unchanged_or_stay_away(chain: TinyChain, tmp_path: Path) -> None:
-    pairs, _, _ = read(chain.pairs)
-    assert [row for row in pairs if row.source == "made"] == [pair(n) for n in range(8)]
-    without, _, _ = read(made(tmp_path, "pairs", config(imported=False), policy=chain.sft, data=chain.data))
+    pairs, _, dropped = read(chain.pairs)
+    twice = {row.id for row in dropped if row.reason == "duplicate" and row.id.startswith("pair-")}
+    found = [row for row in pairs if row.source == "made"]
+    assert found == [pair(n) for n in range(8) if f"pair-{n}" not in twice] and len(found) + len(twice) == 8
+    own = {
+        (row.prompt[-1].content, row.chosen[0].content, row.rejected[0].content) for row in pairs if row not in found
+    }
+    for name in twice:
+        assert (f"Is {name[5:]} fine?", YES, NO) in own, "what a source before it made"
+    without, _, _ = read(
+        made(tmp_path, "pairs", config(POLICY, {**TEACHER, "share": 0.5}), policy=chain.sft, data=chain.data)
+    )
     assert without == [row for row in pairs if row.source != "made"]
-    only = made(tmp_path, "pairs", config(prompts=0), policy=chain.sft, data=chain.data)
+    only = made(tmp_path, "pairs", config(IMPORTED), policy=chain.sft, data=chain.data)
     assert read(only) == ([pair(n) for n in range(8)], {}, []) and only.manifest["tokens"] == 0
 
 
@@ -194,14 +208,14 @@ def test_without_a_task_nothing_scores_the_samples(chain: TinyChain, tmp_path: P
     data = data_artifact(tmp_path, task=None)
     with pytest.raises(
         ConfigError,
-        match="got data without task.yaml, because clean.task is not set; set clean.task .* or pairs.prompts=0",
+        match="got data without task.yaml, because clean.task is not set; set clean.task",
     ):
         made(tmp_path, "pairs", PAIRS, policy=chain.sft, data=data)
-    assert made(tmp_path, "pairs", config(prompts=0), policy=chain.sft, data=data).manifest["metrics"]["pairs"] == 8
+    assert made(tmp_path, "pairs", config(IMPORTED), policy=chain.sft, data=data).manifest["metrics"]["pairs"] == 8
 
 
 def test_no_pairs_is_an_error_with_the_reasons(chain: TinyChain, tmp_path: Path) -> None:
-    nothing = config(min_margin=1.0, min_chosen=1.0, prompts=2, samples=2, imported=False, teacher_share=0.0)
+    nothing = config({**POLICY, "min_margin": 1.0, "min_chosen": 1.0}, prompts=2, samples=2)
     rows = [row.model_copy(update={"id": f"x{n}"}) for n, row in enumerate(chats(2))]
     with pytest.raises(
         DataError,
@@ -215,7 +229,7 @@ def test_no_pairs_is_an_error_with_the_reasons(chain: TinyChain, tmp_path: Path)
             data=data_artifact(tmp_path, chats=rows),
         )
     with pytest.raises(DataError, match="because of nothing to make them from"):
-        made(tmp_path, "pairs", config(prompts=0), policy=chain.sft, data=data_artifact(tmp_path, "empty", pairs=[]))
+        made(tmp_path, "pairs", config(IMPORTED), policy=chain.sft, data=data_artifact(tmp_path, "empty", pairs=[]))
     assert not [path for path in (tmp_path / "pairs").iterdir() if not path.name.startswith(".")]
 
 
@@ -312,7 +326,7 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_bytes(chain: TinyChain, tmp_pat
 # --- the judge -------------------------------------------------------------------------------------------------------
 
 
-def judged(url: str) -> PairsConfig:
+def judged(url: str, *sources: dict[str, Any], **changes: Any) -> PairsConfig:
     teacher = {
         "kind": "http",
         "name": "judge",
@@ -322,8 +336,9 @@ def judged(url: str) -> PairsConfig:
         "temperature": 0,
         "backoff_seconds": 0.01,
         "attempts": 2,
+        **changes,
     }
-    return config(judge={"teacher": teacher}, teacher_share=0.0)
+    return config(*(sources or (POLICY, IMPORTED)), judge={"teacher": teacher})
 
 
 def says(choose: Any) -> Any:
@@ -344,9 +359,17 @@ def test_a_judge_that_agrees_keeps_the_pairs_with_its_evidence(chain: TinyChain,
         asked = len(server.bodies)
     kept = [row for row in pairs if row.source == "policy against policy"]
     assert kept and asked == 2 * len(kept) and not [row for row in dropped if row.reason.startswith("judge")]
-    assert json.loads(kept[0].evidence)["judge"] == {"status": "first", "said": ["A", "B"]}
+    evidence = json.loads(kept[0].evidence)["judge"]
+    assert len(set(evidence.pop("requests"))) == 2
+    assert evidence == {"name": "judge", "status": "first", "said": ["A", "B"]}
+    assert (
+        result.manifest["metrics"]["judge_consistent_share"] == 1.0
+        and result.manifest["metrics"]["judge_first_share"] == 0.5
+    )
+    assert result.manifest["tokens"] >= 10 * asked, "7 in and 3 out each, beside the samples'"
     assert result.manifest["rows"]["in"]["to judge"] == result.manifest["rows"]["out"]["judged pairs"] == len(kept)
-    assert len([row for row in pairs if row.source == "made"]) == 8, "imported pairs are not judged"
+    imported = [row for row in pairs if row.source == "made"]
+    assert len(imported) >= 7 and not any("judge" in row.evidence for row in imported), "imported pairs are not judged"
 
 
 @pytest.mark.server
@@ -377,4 +400,254 @@ def test_the_judge_is_in_the_key_and_its_address_is_not(chain: TinyChain) -> Non
     one, two = (
         spec("pairs", judged(url), **inputs).key() for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1")
     )
-    assert one == two != spec("pairs", config(teacher_share=0.0), **inputs).key()
+    assert one == two != spec("pairs", config(POLICY, IMPORTED), **inputs).key()
+
+
+def better(a: str, b: str) -> str:
+    """What a judge says who knows the rules."""
+    row = chats(1)[0]
+    one, other = score(row, a), score(row, b)
+    return "[[A]]" if one > other else "[[B]]" if one < other else "[[tie]]"
+
+
+BY_JUDGE = {"kind": "policy", "scored_by": "judge"}
+
+
+@pytest.mark.server
+def test_a_judge_alone_ranks_the_samples_by_comparing_each_with_each(chain: TinyChain, tmp_path: Path) -> None:
+    """No task, no rules: the best beats the worst itself, in both orders."""
+    data = data_artifact(tmp_path, task=None)
+    with serve(says(better)) as server:
+        result = made(tmp_path, "pairs", judged(server.url, BY_JUDGE), policy=chain.sft, data=data)
+        asked = len(server.bodies)
+    pairs, samples, dropped = read(result)
+    rows, expected, comparisons = {row.id: row for row in chats()}, {}, 0
+    for name, some in samples.items():
+        texts = {s.answer.strip() for s in some}
+        comparisons += len(texts) * (len(texts) - 1) // 2
+        scores = [score(rows[name], text) for text in texts]
+        if len(texts) > 1 and max(scores) > min(scores):
+            expected[name] = (max(scores), min(scores))
+    assert asked == 2 * comparisons == 2 * result.manifest["metrics"]["judged"] and expected
+    sides = {
+        row.id.removesuffix("-policy0"): tuple(score(rows["chat-0"], s[0].content) for s in (row.chosen, row.rejected))
+        for row in pairs
+    }
+    assert sides == expected
+    assert {row.reason for row in dropped} <= {"equal_samples", "low_margin", "judge_tie", "duplicate"}
+    for row in pairs:
+        evidence = json.loads(row.evidence)
+        assert evidence["judge"]["status"] == "first" and 0.1 <= row.margin <= 1.0
+        assert row.margin == pytest.approx(evidence["chosen"]["score"] - evidence["rejected"]["score"])
+
+
+@pytest.mark.server
+def test_a_judge_alone_sets_the_teacher_against_the_first_sample_that_differs(chain: TinyChain, tmp_path: Path) -> None:
+    data = data_artifact(tmp_path, task=None)
+    with serve(says(better)) as server:
+        config = judged(server.url, {**TEACHER, "scored_by": "judge"})
+        result = made(tmp_path, "pairs", config, policy=chain.sft, data=data)
+    pairs, samples, dropped = read(result)
+    rows = {row.id: row for row in chats()}
+    against = {}
+    for name, some in samples.items():
+        said = rows[name].messages[-1].content
+        against[name] = (said, next((s.answer for s in some if s.answer.strip() != said), said))
+    wins = {name for name, (one, other) in against.items() if score(rows[name], one) > score(rows[name], other)}
+    assert {row.id.removesuffix("-teacher") for row in pairs} == wins and wins
+    assert all((row.chosen[0].content, row.rejected[0].content) == against[row.id[:-8]] for row in pairs)
+    assert {row.reason for row in dropped} <= {"judge_tie", "judge_disagrees", "equal_samples"} and len(pairs) + len(
+        dropped
+    ) == 10
+    assert {row.margin for row in pairs} == {1.0}
+
+
+def test_a_judge_is_told_all_turns_of_a_conversation() -> None:
+    row = pair(0)
+    assert comparison(row)[1:] == ("Is 0 fine?", YES, NO)
+    more = [*row.prompt, turn("assistant", "Maybe."), turn("user", "Sure?")]
+    long = row.model_copy(
+        update={"prompt": more, "chosen": [*row.chosen, turn("user", "Why?"), turn("assistant", "So.")]}
+    )
+    assert comparison(long)[1] == "[user]\nIs 0 fine?\n\n[assistant]\nMaybe.\n\n[user]\nSure?"
+    assert comparison(long)[2] == f"[assistant]\n{YES}\n\n[user]\nWhy?\n\n[assistant]\nSo."
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("choose", "reason"),
+    [(lambda a, b: "[[A]]", "judge_inconsistent"), (lambda a, b: "hm", "judge_unparsed")],
+    ids=["always-A", "unparsed"],
+)
+def test_a_judge_without_verdicts_makes_no_pair_and_is_warned_of(
+    chain: TinyChain, tmp_path: Path, choose: Any, reason: str
+) -> None:
+    with serve(says(choose)) as server:
+        config = judged(server.url, BY_JUDGE, IMPORTED)
+        result = made(tmp_path, "pairs", config, policy=chain.sft, data=chain.data)
+    pairs, _, dropped = read(result)
+    assert {row.source for row in pairs} == {"made"}, "no verdict is no tie and no win"
+    reasons = [row.reason for row in dropped]
+    assert set(reasons) <= {reason, "equal_samples"} and reason in reasons
+    told = json.loads((result.path / "record" / "lint.json").read_text())["warnings"]
+    assert any(("contradicts itself" if choose("", "") == "[[A]]" else "gave no verdict") in one for one in told)
+
+
+@pytest.mark.server
+def test_another_judge_or_another_threshold_draws_no_sample_and_repeats_no_question(
+    chain: TinyChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Generating and judging have ledgers of their own, which later runs of the store read."""
+    drawn: list[int] = []
+    real = inference.generate
+    monkeypatch.setattr(inference, "generate", lambda *a, **k: drawn.append(len(a[2])) or real(*a, **k))
+    inputs = {"policy": chain.sft, "data": chain.data}
+    with serve(says(better)) as server:
+        first = made(tmp_path, "pairs", judged(server.url, BY_JUDGE, IMPORTED), **inputs)
+        assert sum(drawn) == 40 == first.manifest["metrics"]["samples"]
+        asked = len(server.bodies)
+        strict = made(tmp_path, "pairs", judged(server.url, {**BY_JUDGE, "min_margin": 0.9}, IMPORTED), **inputs)
+        assert strict.key != first.key and sum(drawn) == 40 and len(server.bodies) == asked
+        assert strict.manifest["metrics"]["samples_from_ledger"] == 40
+        other = made(tmp_path, "pairs", judged(server.url, BY_JUDGE, IMPORTED, model="another"), **inputs)
+        assert other.key not in (first.key, strict.key) and sum(drawn) == 40 and len(server.bodies) == 2 * asked
+    assert read(other)[1] == read(first)[1] and len(read(strict)[0]) <= len(read(first)[0])
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("model", "kin"), [("acme/made-7b-chat", True), ("Qwen/Qwen3-32B", False)])
+def test_a_judge_of_the_teachers_family_is_warned_of(chain: TinyChain, tmp_path: Path, model: str, kin: bool) -> None:
+    """The rows' source is called made."""
+    with serve(says(better)) as server:
+        config = judged(server.url, POLICY, IMPORTED, model=model)
+        result = made(tmp_path, "pairs", config, policy=chain.sft, data=chain.data)
+    warned = json.loads((result.path / "record" / "lint.json").read_text())["warnings"]
+    assert [("is of the family of source made" in one) for one in warned] == [True] * kin
+    assert result.manifest["metrics"]["warnings"] == len(warned)
+
+
+@pytest.mark.parametrize(("id", "kin"), [("meta-llama/Llama-3.2-1B", True), ("Qwen/Qwen3-0.6B", False)])
+def test_a_judge_of_the_policys_family_is_warned_of(tmp_path: Path, id: str, kin: bool) -> None:
+    """The policy's base is told by what was written down when it was trained."""
+    models.write_location(tmp_path, path="/gone", id=id)
+    judge = judged("http://127.0.0.1:9", POLICY, model="meta-llama/Llama-3.3-70B").judge
+    assert judge is not None
+    warned = kinship(judge.teacher, authors(tmp_path))
+    assert [("is of the family of the policy" in one) for one in warned] == [True] * kin
+
+
+@pytest.mark.server
+def test_imported_pairs_are_judged_where_the_source_says_so(chain: TinyChain, tmp_path: Path) -> None:
+    swapped = [pair(0), pair(1, NO, YES), pair(2), pair(3, YES, "{}")]
+    broken = [pair(4).model_copy(update={"prompt": []})]
+    data = data_artifact(tmp_path, pairs=[*swapped, *broken])
+    with serve(says(better)) as server:
+        config = judged(server.url, {**IMPORTED, "confirm": True})
+        lenient = config.lint.model_copy(update={"max_prompt_mismatch": 0.5})
+        config = config.model_copy(update={"lint": lenient})
+        result = made(tmp_path, "pairs", config, policy=chain.sft, data=data)
+    pairs, samples, dropped = read(result)
+    assert [row.id for row in pairs] == ["pair-0", "pair-2", "pair-3"] and samples == {}
+    assert [(row.id, row.reason) for row in dropped] == [("pair-4", "prompt_mismatch"), ("pair-1", "judge_disagrees")]
+    assert pairs[0].margin == 0.5 and json.loads(pairs[0].evidence)["judge"]["said"] == ["A", "B"]
+
+
+# --- bad cases, weights, the linter ----------------------------------------------------------------------------------
+
+
+def case_artifact(root: Path, pairs: list[Pair], held: str = "") -> Artifact:
+    """What the step badcases leaves, as far as pairs reads it."""
+    case = BadCase(id="held", prompt=[turn("user", held)], split="holdout")
+    files: dict[str, Any] = {"pairs": (pairs, Pair), "cases": ([case] if held else [], BadCase)}
+    return close(root / "badcases" / "made", files, "badcases")
+
+
+def of_case(n: int, asked: str = "") -> Pair:
+    row = pair(n, YES, "broken")
+    return row.model_copy(
+        update={"id": f"badcases-{n}", "source": "badcases", "prompt": [turn("user", asked or f"Case {n} please?")]}
+    )
+
+
+def test_bad_cases_come_in_up_to_their_share_and_never_from_held_out_cases(chain: TinyChain, tmp_path: Path) -> None:
+    held = "My blue kettle of series nine leaks since Monday, can you repair it?"
+    cases = case_artifact(tmp_path, [*[of_case(n) for n in range(9)], of_case(99, held)], held)
+    inputs = {"policy": chain.sft, "data": chain.data, "badcases": cases}
+    lenient = {**PAIRS.lint.model_dump(), "max_heldout": 0.1}
+    own = config(IMPORTED, {"kind": "badcases", "max_share": 0.5}, lint=lenient)
+    result = made(tmp_path, "pairs", own, **inputs)
+    pairs, _, dropped = read(result)
+    assert sum(row.source == "badcases" for row in pairs) == 8 == sum(row.source == "made" for row in pairs)
+    assert {row.id: row.reason for row in dropped if row.reason != "max_share"} == {"badcases-99": "heldout"}
+    assert result.manifest["rows"]["in"]["bad cases"] == 10 and result.manifest["metrics"]["pairs/badcases"] == 8
+    assert own.wants_badcases and not config(IMPORTED).wants_badcases
+    with pytest.raises(
+        DataError, match=r"fault heldout: got 1 of 18 \(5.6%, where pairs.lint.max_heldout allows 1.0%\)"
+    ):
+        made(tmp_path, "pairs", config(IMPORTED, {"kind": "badcases"}), **inputs)
+    with pytest.raises(ConfigError, match="asks for badcases, but the line has none"):
+        made(tmp_path, "pairs", own, policy=chain.sft, data=chain.data)
+
+
+def test_weights_decide_how_much_each_source_gives(chain: TinyChain, tmp_path: Path) -> None:
+    own = config({**TEACHER, "weight": 1}, {**IMPORTED, "weight": 1})
+    result = made(tmp_path, "pairs", own, policy=chain.sft, data=chain.data)
+    counts = Counter(row.source for row in read(result)[0])
+    assert counts["made"] == counts["teacher against policy"] > 0
+    assert result.manifest["rows"]["dropped"]["to mix"]["mix_surplus"] > 0
+
+
+def test_the_linter_fails_the_step_with_all_that_it_found(chain: TinyChain, tmp_path: Path) -> None:
+    rows = [
+        *(pair(n) for n in range(4)),
+        pair(4, YES, YES),
+        pair(5, " ", NO),
+        *(pair(n, YES, f"```json\n{YES}\n```") for n in (6, 7)),
+    ]
+    data = data_artifact(tmp_path, pairs=rows)
+    what = spec("pairs", config(IMPORTED), policy=chain.sft, data=data)
+    with pytest.raises(DataError) as caught:
+        build(what, tmp_path / what.key())
+    lines = str(caught.value).splitlines()
+    assert [line.split(": got ")[0] for line in lines] == [
+        "pairs have the fault empty",
+        "pairs have the fault identical",
+        "pairs differ by format only",
+    ]
+    left = work_folder(tmp_path / what.key())
+    assert json.loads((left / "record" / "lint.json").read_text())["problems"] == lines
+    assert {row.id: row.reason for row in read_parquet(left / "dropped.parquet", Dropped)} == {
+        "pair-4": "identical",
+        "pair-5": "empty",
+    }
+    lenient = dict.fromkeys(("max_empty", "max_identical", "max_format_only"), 0.9)
+    result = made(tmp_path, "pairs", config(IMPORTED, lint=lenient), policy=chain.sft, data=data)
+    assert len(read(result)[0]) == 6 and result.manifest["rows"]["dropped"]["made"] == {"empty": 1, "identical": 1}
+
+
+def test_two_sources_with_the_same_id_are_refused(chain: TinyChain, tmp_path: Path) -> None:
+    cases = case_artifact(tmp_path, [pair(0, YES, "broken")])
+    with pytest.raises(DataError, match="row id 'pair-0' stands twice"):
+        made(
+            tmp_path, "pairs", config(IMPORTED, {"kind": "badcases"}), policy=chain.sft, data=chain.data, badcases=cases
+        )
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"sources": [POLICY, POLICY]}, "kind policy twice"),
+        ({"sources": [BY_JUDGE]}, "sources policy ask a judge: got judge: null"),
+        ({"sources": [{**IMPORTED, "confirm": True}]}, "sources imported ask a judge"),
+        (
+            {"sources": [IMPORTED], "judge": {"teacher": {"kind": "scripted", "path": "data/seed/task/teacher.yaml"}}},
+            "judge is never asked",
+        ),
+        ({"sources": []}, "at least 1 item"),
+        ({"sources": [{"kind": "polcy"}]}, "polcy"),
+        ({"teacher_share": 0.5}, "teacher_share"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(raw: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        PairsConfig.model_validate(raw)

@@ -8,19 +8,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from served import Served, serving
 from teachers import command
 
 from steps.lib import models
@@ -31,46 +28,13 @@ PROMPTS = ["Where is my parcel?", "What is the capital of France?", "Name three 
 TOKENS = 24
 
 
-@dataclass
-class Served:
-    """The server."""
-
-    url: str
-    model: str
-    log: Path
-
-    def asked(self) -> int:
-        """Questions that it answered, by its access log."""
-        return self.log.read_text().count("POST /v1/chat/completions HTTP/1.1")
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = os.environ.get("PREFLINE_SMOLLM2")
     if not folder:
         pytest.skip("needs the small real model: set PREFLINE_SMOLLM2 to its folder")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    log = tmp_path_factory.mktemp("served") / "log"
-    binary = Path(sys.executable).with_name("transformers")
-    words = [str(binary), "serve", folder, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            words, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-        )
-    try:
-        for _ in range(240):
-            assert process.poll() is None, log.read_text()[-2000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield Served(f"http://127.0.0.1:{port}/v1", folder, log)
-    finally:
-        process.terminate()
-        process.wait(20)
+    with serving(folder, tmp_path_factory.mktemp("served") / "log") as found:
+        yield found
 
 
 def configured(served: Served, tmp_path: Path, **teacher: Any) -> list[str]:

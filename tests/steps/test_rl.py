@@ -311,6 +311,7 @@ def test_equal_rewards_everywhere_are_an_error_that_says_so(chain: TinyChain, tm
 UNEVEN = with_train(RL, max_updates=7, save_every=3, log_every=4)
 
 
+@pytest.mark.long  # those of sft, dpo and pretrain are in every run
 @pytest.mark.fault
 def test_killed_in_every_phase_equals_undisturbed(chain: TinyChain, tmp_path: Path) -> None:
     """Answers are drawn by seed and update, over more than one pass over the prompts."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from steps.lib.amounts import count, duration, money
 from steps.lib.asking import Outcome, Tally
-from steps.lib.gauge import FIRST, LONGEST, WINDOW, Gauge, Reading, count, duration, money
+from steps.lib.gauge import FIRST, LONGEST, WINDOW, Gauge, Reading
 from steps.lib.ledger import Reply
 
 

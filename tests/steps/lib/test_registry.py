@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 from example_report import safetensors
 
-from steps.lib import tickets
-from steps.lib.errors import ArtifactError
+from steps.lib import registry_files, tickets
+from steps.lib.errors import ArtifactError, ConfigError
 from steps.lib.registry import Registry
 
 RACER = """
@@ -164,6 +165,171 @@ def test_what_a_crash_left_is_taken_up(registry: Registry, tmp_path: Path) -> No
     add(registry, tmp_path, "two")
     assert add(registry, tmp_path, "one") == f"v0002-{name[6:]}"
     assert len(list((tmp_path / "registry" / "desk" / "versions").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.pt", b"\x80\x04.", "kind of file"),
+        ("modeling_evil.py", b"import os", "kind of file"),
+        ("archive.zip", b"PK\x03\x04", "kind of file"),
+        ("trainer_state.json", b"{}", "of a training run"),
+        ("config.json", b'{"auto_map": {"AutoModel": "modeling_evil.Model"}}', "auto_map, which would run code"),
+        ("tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": ["x.T", null]}}', "auto_map, which would run code"),
+        ("adapter/adapter_config.json", b'{"auto_mapping": {"parent_library": "os.path"}}', "which would be imported"),
+        ("bad.json", b"{", "does not parse"),
+        ("deep.json", b"[" * 200_000, "does not parse"),
+        ("notes.txt", b"\xff\xfe\x00", "no UTF-8"),
+        ("tokenizer.model", b"\x80\x04\x95", "a pickle"),
+        ("huge.safetensors", (1 << 60).to_bytes(8, "little") + b"{}", "no safetensors header"),
+        ("list.safetensors", (2).to_bytes(8, "little") + b"{]", "a safetensors header that does not parse"),
+        ("tail.safetensors", (2).to_bytes(8, "little") + b"{}" + b"PK\x03\x04", "bytes that no tensor has"),
+        ("items.jsonl.zst", b"\x28\xb5\x2f\xfd", "no items of an evaluation"),
+        ("eval/items.jsonl.zst", b"not packed", "no items of an evaluation"),
+        ("sub/SIGNATURE.txt/manifest.json", b"{", "does not parse"),
+        ("SIGNATURE.json", b"{}", "kind of file"),
+    ],
+)
+def test_what_could_run_or_fill_is_refused(
+    registry: Registry, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    folder = model(tmp_path / "m", "m")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ArtifactError) as caught:
+        registry.register("desk", folder, facts={})
+    assert f"{name} (" in str(caught.value) and said in str(caught.value)
+    assert not (tmp_path / "registry").exists()
+
+
+def test_a_safetensors_file_that_was_cut_off_is_refused(registry: Registry, tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    folder = model(tmp_path / "m", "m")
+    whole = len(header).to_bytes(8, "little") + header + bytes(16)
+    (folder / "w.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(ArtifactError, match="cut off"):
+        registry.register("desk", folder, facts={})
+    (folder / "w.safetensors").write_bytes(whole)
+    assert registry.register("desk", folder, facts={}).size > len(whole)
+
+
+def test_a_pipe_and_a_linked_folder_are_refused(registry: Registry, tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "m")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "more").symlink_to(tmp_path)
+    with pytest.raises(ArtifactError) as caught:
+        registry.register("desk", folder, facts={})
+    assert "more (a link)" in str(caught.value) and "pipe.json (no file)" in str(caught.value)
+
+
+def test_a_packed_file_that_fills_the_disk_is_refused(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+
+    folder = model(tmp_path / "m", "m")
+    (folder / "eval").mkdir()
+    with pa.CompressedOutputStream(str(folder / "eval" / "items.jsonl.zst"), "zstd") as file:
+        file.write(b"0" * (8 << 20))
+    assert (folder / "eval" / "items.jsonl.zst").stat().st_size < 4096
+    monkeypatch.setattr(registry_files, "UNPACKED_BYTES", 4 << 20)
+    with pytest.raises(ArtifactError, match="packed"):
+        registry.register("desk", folder, facts={})
+
+
+def test_records_do_not_make_another_version(registry: Registry, tmp_path: Path) -> None:
+    """Built again on another machine: times and hosts differ, the model is the same."""
+    folder = model(tmp_path / "m", "m")
+    (folder / "lineage.json").write_text('{"host": "one"}')
+    first = registry.register("desk", folder, facts={"policy": "m"})
+    (folder / "lineage.json").write_text('{"host": "two"}')
+    (folder / "README.md").write_text("# card\n")
+    assert registry.register("desk", folder, facts={"policy": "m"}) == first
+    assert json.loads((first.folder / "lineage.json").read_text()) == {"host": "one"}
+    assert registry.register("desk", folder, facts={"policy": "another"}) != first
+    (first.folder / "lineage.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"other content in lineage\.json"):
+        registry.verify("desk", first.name)
+
+
+def test_a_crash_before_the_event_is_taken_up_whatever_the_records_say(registry: Registry, tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "m")
+    (folder / "lineage.json").write_text('{"host": "one"}')
+    name = registry.register("desk", folder, facts={}).name
+    (tmp_path / "registry" / "desk" / "events" / "000001.json").unlink()
+    (folder / "lineage.json").write_text('{"host": "two"}')
+    assert registry.register("desk", folder, facts={}).name == name
+    assert len(list((tmp_path / "registry" / "desk" / "versions").iterdir())) == 1
+
+
+def test_a_challenger_is_pointed_at_until_it_is_champion(registry: Registry, tmp_path: Path) -> None:
+    one, two = add(registry, tmp_path, "one"), add(registry, tmp_path, "two")
+    registry.promote("desk", one, expected=None, verdict_digest="d", reason="better")
+    event = registry.point("desk", two, alias="challenger", reason="inconclusive")
+    assert registry.resolve("desk", "challenger").name == two and event.action == "point"
+    assert registry.point("desk", two, alias="challenger", reason="again") == event, "nothing is recorded twice"
+    registry.point("desk", one, alias="anchor", reason="approved by ann", expected=None)
+    with pytest.raises(ArtifactError, match="alias anchor of desk has moved"):
+        registry.point("desk", two, alias="anchor", reason="late", expected=None)
+    registry.promote("desk", two, expected=one, verdict_digest="d", reason="better still")
+    assert registry.history("desk").aliases() == {"champion": two, "anchor": one}
+    registry.point("desk", None, alias="anchor", reason="no anchor any more")
+    assert registry.history("desk").aliases() == {"champion": two}
+    assert registry.history("desk").reigns() == [two, one]
+    for alias, reason in (("champion", "r"), ("anchor", " "), ("Anchor/..", "r")):
+        with pytest.raises(ArtifactError, match="only promote and rollback move champion"):
+            registry.point("desk", one, alias=alias, reason=reason)
+
+
+def test_an_alias_taken_away_by_nobody_changes_nothing(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="desk has no versions"):
+        registry.point("desk", None, alias="anchor", reason="none")
+    add(registry, tmp_path, "one")
+    registry.point("desk", None, alias="anchor", reason="none")
+    assert len(registry.history("desk").events) == 1
+    with pytest.raises(ArtifactError, match="has no alias or version 'anchor'"):
+        registry.resolve("desk", "anchor")
+
+
+def test_a_rollback_counts_for_a_policy_under_any_report(registry: Registry, tmp_path: Path) -> None:
+    one = add(registry, tmp_path, "one")
+    registry.promote("desk", one, expected=None, verdict_digest="d", reason="better")
+    two = registry.register("desk", model(tmp_path / "two", "two"), facts={"policy": "two", "report": "r1"}).name
+    again = registry.register("desk", tmp_path / "two", facts={"policy": "two", "report": "r2"}).name
+    assert again != two and registry.withdrawn("desk") == set()
+    registry.promote("desk", two, expected=one, verdict_digest="d", reason="better")
+    registry.rollback("desk", expected=two, reason="complaints")
+    assert registry.withdrawn("desk") == {"two"} and registry.history("desk").rolled_back() == {two}
+    registry.promote("desk", again, expected=one, verdict_digest="", reason="ann: mended upstream")
+    assert registry.withdrawn("desk") == set()
+
+
+def test_all_problems_of_a_registry_are_told(registry: Registry, tmp_path: Path) -> None:
+    one, two = add(registry, tmp_path, "one"), add(registry, tmp_path, "two")
+    assert registry.problems("desk") == [] and registry.models() == ["desk"]
+    versions = tmp_path / "registry" / "desk" / "versions"
+    (versions / one / "chain.json").write_text("{}")
+    (versions / two / "manifest.json").unlink()
+    found = registry.problems("desk")
+    assert len(found) == 2 and "chain.json" in found[0] and "got no manifest.json" in found[1]
+    (tmp_path / "registry" / "desk" / "events" / "000001.json").unlink()
+    assert len(found := registry.problems("desk")) == 1 and "a gap in the numbers" in found[0]
+
+
+def test_an_object_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="got an URL, because an alias is claimed by a hard link"):
+        Registry(Path("s3://bucket/registry"))
+
+
+def test_a_file_system_without_links_is_said(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(ArtifactError, match="has no hard links, which claim an event"):
+        add(registry, tmp_path, "one")
 
 
 @pytest.mark.fault

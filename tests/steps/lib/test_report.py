@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -15,7 +17,7 @@ from steps.lib import figures, report, wording
 from steps.lib.errors import DataError
 from steps.lib.figures import Comparison, Figure, Item, Measure
 from steps.lib.report import Report, StepRows
-from steps.lib.stats import Interval
+from steps.lib.stats import Interval, wilson
 
 SHARE = Measure(name="rule_score", label_en="Rule score", label_zh="规则得分", unit="share", suite="s", score="rules")
 BITS = Measure(
@@ -160,16 +162,28 @@ def test_the_page_asks_for_nothing_and_trusts_nothing(folder: Path) -> None:
 
     class Links(HTMLParser):
         found: list[str] = []
+        scripts = 0
 
         def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            assert tag not in ("script", "iframe", "img", "object", "link"), tag
+            assert tag not in ("iframe", "img", "object", "link", "base", "meta refresh"), tag
+            assert not [name for name, _ in attributes if name.startswith("on")], attributes
+            self.scripts += tag == "script"
             self.found += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
 
     parser = Links()
     parser.feed(page)
-    assert all(link.startswith("#") for link in parser.found)
-    assert not re.search(r"url\((?!#)|@import", page)
+    assert all(link.startswith("#") for link in parser.found) and parser.scripts == 1
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttpRequest|innerHTML", page)
     assert "&lt;script&gt;alert" in page
+
+
+def test_the_policy_of_the_page_names_its_one_script(folder: Path) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*?)</script>", page, re.S)
+    named = re.search(r"script-src 'sha256-([^']+)'", page)
+    assert script and named
+    assert base64.b64decode(named[1]) == hashlib.sha256(script[1].encode()).digest()
+    assert "'unsafe-inline'" not in (re.search(r"script-src[^;\"]*", page) or [""])[0]
 
 
 def test_every_part_is_shown(folder: Path) -> None:
@@ -194,9 +208,20 @@ def test_every_part_is_shown(folder: Path) -> None:
             "466 candidates",
             example_report.lineage()[4].key.partition("/")[2],
             "paired, Newcombe",
+            "always A",
+            "two verdicts agree on 0 % of the items",
+            "equal length",
+            "case-07",
+            "still failing",
+            "仍失败",
+            "The holdout was used 9 times",
+            "Cost and time",
+            "0.42 USD",
+            "2.1 s",
+            "612 MiB",
         ):
             assert part in text, (name, part)
-    assert (folder / "report.html").read_text().count("<svg") == 4 + 5 + 1 + 1 + 1
+    assert (folder / "report.html").read_text().count('<svg role="img"') == 4 + 5 + 1 + 1 + 1
 
 
 def test_lineage_stands_in_the_order_in_which_it_was_made(shown: Report, folder: Path) -> None:
@@ -316,7 +341,7 @@ def test_a_name_in_the_funnel_is_text(tmp_path: Path, shown: Report) -> None:
     evil = report.Funnel(stage="a|b", teacher="<script>alert(1)</script>|$x$", asked=1, failed={"<b>x": 1})
     report.write(shown.model_copy(update={"funnel": [evil]}), tmp_path)
     html, markdown = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
-    assert "<script" not in html and "<b>x" not in html and "&lt;script&gt;" in html
+    assert html.count("<script") == 1 and "<b>x" not in html and "&lt;script&gt;" in html
     assert "a\\|b" in markdown and "&lt;script>" in markdown
 
 
@@ -325,3 +350,105 @@ def test_without_answers_of_teachers_there_is_no_funnel(tmp_path: Path, shown: R
     assert "Teacher answers" not in (tmp_path / "report.html").read_text(encoding="utf-8") + (
         tmp_path / "report.md"
     ).read_text(encoding="utf-8")
+
+
+def with_champion(shown: Report, items: list[Item]) -> tuple[Report, list[Item]]:
+    """The report with the sft model's items as those of a champion, which stands last."""
+    more = [row.model_copy(update={"model": "champion"}) for row in items if row.model == "sft"]
+    rows = [*items, *more]
+    card = shown.models[2].model_copy(update={"name": "champion"})
+    rule = example_report.MEASURES[3]
+    return shown.model_copy(
+        update={
+            "models": [*shown.models, card],
+            "figures": [*shown.figures, figures.measure(rows, rule, "champion")],
+            "comparisons": [*shown.comparisons, figures.compare(rows, rule, "dpo", "champion")],
+            "histories": {},
+            "funnel": [],
+        }
+    ), rows
+
+
+def test_the_candidate_is_never_an_incumbent(shown: Report, items: list[Item], tmp_path: Path) -> None:
+    both, _ = with_champion(shown, items)
+    assert (shown.candidate, both.candidate) == ("dpo", "dpo")
+    report.write(both, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert page.count('<article class="card stage') == 4, "three stages, and the candidate against the champion"
+    tile = page[page.index("Rule score</span>") :]
+    rule = next(one for one in both.figures if (one.name, one.model) == ("rule_score", "dpo"))
+    assert wording.value(rule).replace("\u00a0", " ") in tile[: tile.index("champion <b>")]
+    assert re.search(r'<li class="now"><b>dpo</b>', page)
+    assert "**dpo** against champion" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_slices_stand_by_figure_and_part(shown: Report, folder: Path) -> None:
+    found = shown.by_slice()
+    assert [(name, [part for part, _ in parts]) for name, parts in found] == [
+        ("rule_score", ["lang=en", "lang=zh"]),
+        ("domain_bits_per_byte", ["lang=en", "lang=zh"]),
+    ]
+    assert all([one.model for one in own] == shown.chain for _, parts in found for _, own in parts)
+    assert "| lang=zh |" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_differences_stand_by_the_two_models(shown: Report, folder: Path) -> None:
+    assert [(model, against, len(own)) for model, against, own in shown.by_pair()] == [
+        ("dpo", "sft", 4),
+        ("pretrained", "base", 2),
+        ("sft", "pretrained", 2),
+    ]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<details( open)?>\n<summary><b>(\w+) − ", page) == [
+        (" open", "dpo"),
+        ("", "pretrained"),
+        ("", "sft"),
+    ]
+
+
+def test_cases_and_times_come_from_those_who_know() -> None:
+    state = {"item_id": "c1", "state": "error", "severity": "major", "slices": ["major", "format"], "lang": "zh"}
+    found = report.Case.of(state, "json")
+    assert (found.id, found.state, found.severity, found.tags, found.detail) == (
+        "c1",
+        "error",
+        "major",
+        ["format"],
+        "json",
+    )
+    times = {"p50_s": 1.0, "p95_s": 2.0, "tokens_per_s": 9.0, "first_p50_s": 0.1, "peak_mib": 3.0, "requests": 4.0}
+    assert report.Speed.of("dpo", times) == report.Speed(
+        model="dpo", p50_s=1.0, p95_s=2.0, tokens_per_s=9.0, first_token_s=0.1, peak_mib=3.0
+    )
+    assert report.Speed.of("dpo", {"p50_s": 1.0, "p95_s": 2.0, "tokens_per_s": 9.0}).peak_mib is None
+
+
+def test_costs_come_from_the_manifests_each_once() -> None:
+    manifests = example_report.manifests()
+    found = report.report_costs([*manifests, manifests[0]])
+    assert [one.step for one in found] == [node.step for node in example_report.lineage()]
+    assert sum(one.dollars for one in found) == 0.42 and found[0].seconds == 20.0 and found[1].tokens == 1000
+    bare = {"step": "sft", "key": f"sft/{'0' * 20}", "inputs": {}, "rows": {"out": {}}}
+    assert report.report_costs([bare])[0].seconds == 0.0 and report.report_costs([]) == []
+
+
+def test_time_money_and_speed_are_no_part_of_the_result(shown: Report, folder: Path) -> None:
+    said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert not {"costs", "speeds"} & said.keys() and {"slices", "judging", "cases", "warnings"} <= said.keys()
+    assert report.read(folder) == shown
+
+
+def test_a_judge_tells_its_facts() -> None:
+    rates = [
+        Figure(**{**SHARE.model_dump(), "name": name}, model="dpo", against="sft", interval=wilson(hits, 40))
+        for name, hits in (("win_rate", 30), ("lc_win_rate", 28))
+    ]
+    facts = {
+        "suite": "pairwise", "new": "dpo", "old": "sft", "judge": "j", "judge_model": "org/j", "n": 42, "asked": 40,
+        "unparsed": 1, "failed": 1, "consistency": 0.8, "first_position": None, "problems": ["p"], "phi": 0.1,
+    }  # fmt: skip
+    found = report.Judging.of(facts, rates)
+    assert (found.judge, found.n, found.missing, found.first, found.problems) == ("org/j", 42, 0.05, None, ["p"])
+    assert found.win_rate == rates[0].interval and found.lc_win_rate == rates[1].interval
+    other = report.Judging.of({**facts, "old": "base", "asked": 0, "judge_model": ""}, rates)
+    assert (other.judge, other.win_rate, other.missing) == ("j", None, None)

@@ -166,7 +166,7 @@ def test_damage_is_found_set_aside_and_built_again(
         st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_garbage_in_a_manifest_breaks_the_look_up(value: Any) -> None:
     for content in (
         value,
