@@ -17,9 +17,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from steps.lib import case_grading, evaluated, figures, latency, pairwise, report, runtime, suite_config
 from steps.lib.artifact import MANIFEST
@@ -73,6 +73,10 @@ class EvaluateConfig(Section):
     """Suites besides the held-out ones: kind ifeval, rules, gsm8k, format or choices, each with its file."""
     lm_eval: LmEvalConfig | None = None
     """Public benchmarks through lm-eval (extra lm-eval)."""
+    case_repeats: int = Field(1, ge=1)
+    """Answers drawn for each bad case, all of which must pass; more than one shows which cases are flaky."""
+    case_temperature: float = Field(0.0, ge=0)
+    """Temperature of these draws; above 0 where there is more than one."""
     rubric: RubricConfig | None = None
     """Judge of bad cases that no program can tell; null: these are left out, and the report says how many."""
     pairwise: PairwiseConfig | None = None
@@ -95,6 +99,15 @@ class EvaluateConfig(Section):
         if problem := suite_config.names_problem(suites):
             raise ValueError(problem)
         return suites
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Self:
+        if self.case_repeats > 1 and not self.case_temperature:
+            raise ValueError(
+                f"case_repeats is {self.case_repeats} at case_temperature 0: got equal answers, because greedy decoding draws "
+                "nothing; set case_temperature, or case_repeats to 1"
+            )
+        return self
 
 
 def externals(config: EvaluateConfig, inputs: Mapping[str, str]) -> dict[str, str]:
@@ -254,7 +267,14 @@ def _cases(config: EvaluateConfig, folder: Path, held: Heldout, context: Context
             earlier=ledgers_beside(context.resume, pairwise.LEDGER),
             tally=tally,
         )
-    return SuiteCases.read(folder, config.limit, task=held.task, grader=judge)
+    return SuiteCases.read(
+        folder,
+        config.limit,
+        task=held.task,
+        grader=judge,
+        repeats=config.case_repeats,
+        temperature=config.case_temperature,
+    )
 
 
 def _prompts(config: PairwiseConfig, models: list[str], held: Heldout, suites: Sequence[Suite]) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from judges import FENCED, configured, says
 from minimal import BASE, EVALUATE, TinyChain, close, made
 from openai_server import Act, serve
+from pydantic import ValidationError
 
 from steps.evaluate import EvaluateConfig
 from steps.lib.artifact import Artifact
@@ -119,6 +120,22 @@ def test_without_a_judge_its_cases_are_left_out_and_counted(
     shown = read(found.path)
     assert {one.id for one in shown.cases} == {"one", "three"} and not shown.judging
     assert any(note.startswith("1 bad cases are left out") for note in shown.notes)
+
+
+def test_of_several_draws_all_must_pass(inputs: dict[str, Artifact], cases: Artifact, tmp_path: Path) -> None:
+    words = {**EVALUATE.model_dump(), "case_repeats": 3}
+    with pytest.raises(ValidationError, match="case_repeats is 3 at case_temperature 0"):
+        EvaluateConfig.model_validate(words)
+    config = EvaluateConfig.model_validate({**words, "case_temperature": 1.5})
+    found = made(tmp_path, "evaluate", config, **inputs, badcases=cases)
+    rows = [item.scores for item in read_items(found.path / "items.parquet") if item.suite == "cases"]
+    rates = {round(3 * (scores["pass_rate"] or 0)) for scores in rows}
+    assert rates <= {0, 1, 2, 3} and all((scores["passed"] == 1) == (scores["pass_rate"] == 1) for scores in rows)
+    drawn = [scores["pass_rate"] for scores in rows]
+    greedy = made(tmp_path, "evaluate", EVALUATE, **inputs, badcases=cases)
+    assert drawn != [
+        item.scores["pass_rate"] for item in read_items(greedy.path / "items.parquet") if item.suite == "cases"
+    ]
 
 
 def test_a_judge_that_goes_by_the_place_is_not_believed(inputs: dict[str, Artifact], tmp_path: Path) -> None:
