@@ -88,8 +88,8 @@ class SuiteCases:
     def measures(self) -> Sequence[Measure]:
         """Share of the cases that pass, of all and of the critical ones; none where there are none."""
         method = "rules, patterns and schema of each case" + (", and a judge" if self.grader else "")
-        every = [("passed", "bad cases solved", "坏例通过率")]
-        critical = [("passed_critical", "critical bad cases solved", "严重坏例通过率")]
+        every = [("passed", "Bad cases solved", "坏例通过率")]
+        critical = [("passed_critical", "Critical bad cases solved", "严重坏例通过率")]
         has = [*(every if self.cases else []), *(critical if any(c.severity == "critical" for c in self.cases) else [])]
         return [
             Measure(
