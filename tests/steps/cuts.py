@@ -17,12 +17,18 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CHANGES = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir")
 """Audit events of what changes a disk (files opened to be read are left out)."""
+
+
+QLORA = ("peft.tuners.lora.bnb",) if find_spec("bitsandbytes") else ()  # peft imports it where the package is there
+MODEL = ("torch", "transformers.models.llama.modeling_llama", "peft", *QLORA, "jinja2", "pandas")
+"""Modules of a step that loads a model, imported before the first run."""
 
 
 @dataclass

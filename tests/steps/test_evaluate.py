@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import signal
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -266,9 +265,6 @@ def test_repetition_is_the_share_of_grams_seen_before() -> None:
 
 # --- resuming --------------------------------------------------------------------------------------------------------
 
-QLORA = ("peft.tuners.lora.bnb",) if find_spec("bitsandbytes") else ()  # peft imports it where the package is there
-IMPORTS = ("torch", "transformers.models.llama.modeling_llama", "peft", *QLORA, "jinja2", "pandas")
-
 
 def inputs_of(chain: TinyChain) -> dict[str, Artifact]:
     return {"base": chain.pretrain, "sft": chain.sft, "dpo": chain.dpo, "heldout": chain.data}
@@ -289,7 +285,7 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_bytes_and_repeats_no_batch(
         out = store / what.key()
         plots = ("steps.lib.report_page.drawings",)  # most of the time, and made of report.json alone
         jobs.append(cuts.Job(str(store), argv(store, what, out), str(out), cut, by, plots))
-    outcomes = cuts.run("evaluate", jobs, *IMPORTS)
+    outcomes = cuts.run("evaluate", jobs, *cuts.MODEL)
     assert [outcome for outcome in outcomes if outcome.code] == []
     undisturbed, *others = [Artifact.read(Path(job.out)) for job in jobs]
     total = undisturbed.manifest["metrics"]["batches"]

@@ -316,8 +316,7 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_bytes(chain: TinyChain, tmp_pat
             (store / artifact.key).symlink_to(artifact.path)
         out = store / what.key()
         jobs.append(cuts.Job(str(store), argv(store, what, out), str(out), cut, by))
-    modules = ("torch", "transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb", "pandas")
-    outcomes = cuts.run("pairs", jobs, *modules)
+    outcomes = cuts.run("pairs", jobs, *cuts.MODEL)
     assert [outcome for outcome in outcomes if outcome.code] == []
     done = {outcome.held.get("samples", 0) for outcome in outcomes}
     assert {Artifact.read(Path(job.out)).digest for job in jobs} == {chain.pairs.digest} and len(done) > 20

@@ -384,9 +384,6 @@ def state(folder: Path) -> dict[str, Any]:
     }
 
 
-IMPORTS = ("torch", "transformers.models.llama.modeling_llama", "peft", "jinja2", "pandas", "huggingface_hub")
-
-
 @pytest.mark.fault
 @pytest.mark.parametrize(("kills", "terms"), [(3, 1), pytest.param(75, 40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("before", ["no champion", pytest.param("a champion", marks=pytest.mark.long)])
@@ -411,7 +408,7 @@ def test_cut_off_anywhere_there_is_one_version_one_move_and_the_same_verdict(
     policy(tmp_path / f"p-{digest}", digest)
     met = {"champion": ("one", items)} if before == "a champion" else {}
     evaluation(tmp_path / f"r-{digest}", improved(items, 0.05), digest, **met)
-    outcomes = cuts.run("promote", jobs, *IMPORTS)
+    outcomes = cuts.run("promote", jobs, *cuts.MODEL, "huggingface_hub")
     assert [outcome for outcome in outcomes if outcome.code] == []
     undisturbed, *others = [state(Path(job.folder)) for job in jobs]
     assert Verdict.model_validate_json(undisturbed["verdict"]).verdict == "promote"
