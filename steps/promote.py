@@ -35,7 +35,7 @@ from steps.lib.look_log import FACT, LookLog, suite_digests
 from steps.lib.mirrors import MirrorsConfig
 from steps.lib.registry import CHALLENGER, CHAMPION, Registry
 from steps.lib.report import Report
-from steps.lib.runtime import stop_signals
+from steps.lib.runtime import seed_torch, stop_signals
 from steps.lib.signing import SigningConfig
 from steps.lib.step import Context, Metrics
 
@@ -125,7 +125,7 @@ def run(config: PromoteConfig, *, policy: Path, report: Path, out: Path, context
     current = registry.history(config.name).aliases().get(CHAMPION)
     candidate, evidence = Artifact.read(policy).digest, Artifact.read(report)
     shown, items = reports.read(report), figures.read_items(report / "items.parquet")
-    verdict = _decide(config, registry, policy, evidence, shown, items)
+    verdict = _decide(config, registry, policy, evidence, shown, items, context.seed)
     facts = {
         "policy": candidate,
         "report": evidence.digest,
@@ -174,7 +174,13 @@ def run(config: PromoteConfig, *, policy: Path, report: Path, out: Path, context
 
 
 def _decide(
-    config: PromoteConfig, registry: Registry, policy: Path, evidence: Artifact, shown: Report, items: list[Item]
+    config: PromoteConfig,
+    registry: Registry,
+    policy: Path,
+    evidence: Artifact,
+    shown: Report,
+    items: list[Item],
+    seed: int,
 ) -> Verdict:
     """The gate's verdict; before a promotion also whether what is served is what was scored, and whether a person took it back."""
     candidate = Artifact.read(policy).digest
@@ -193,8 +199,10 @@ def _decide(
         )
 
     verdict = decided(())
-    if verdict.verdict == "promote" and (problems := parity.check(policy)):
-        verdict = decided(problems)
+    if verdict.verdict == "promote":
+        seed_torch(seed)
+        if problems := parity.check(policy):
+            verdict = decided(problems)
     if verdict.verdict == "promote" and candidate in registry.withdrawn(config.name):
         reason = "it was rolled back before; only a person may promote it again"
         verdict = verdict.model_copy(update={"verdict": "inconclusive", "reasons": [*verdict.reasons, reason]})
