@@ -38,8 +38,10 @@ def export(
         What an adapter that is not merged names as its base: a hub id (org/name@revision) or a folder. Without it, where the base
         lies on this machine, or its id on the hub.
     """
+    from steps.lib import runtime
     from steps.lib.export import export as write
 
+    runtime.hush(bars=False)
     registry, model = opened(name, folder, overrides, profile, recipe)
     version = registry.verify(model, found(registry, model, which).name)
     facts = {"name": model, "version": version.name, "manifest_sha256": version.digest}

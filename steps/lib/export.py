@@ -93,6 +93,8 @@ def export(
             _whole(source, folder, staged, own)
         _copy(folder, staged, ("LICENSE*", "NOTICE*"))
         _copy(source, staged, PAPERS)
+        if merged and (staged / "README.md").exists():
+            _whole_card(staged / "README.md")
         result = Exported(out, whole or merged, own, named, model_digest(staged))
         _record(staged, source, result, facts or {})
         for path in staged.rglob("*"):
@@ -104,6 +106,13 @@ def export(
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return result
+
+
+def _whole_card(path: Path) -> None:
+    """Say in the head of a card that no PEFT is needed."""
+    text = path.read_text(encoding="utf-8")
+    head, mark, body = text.partition("\n---\n")
+    path.write_text(head.replace("library_name: peft", "library_name: transformers") + mark + body, encoding="utf-8")
 
 
 def _check(out: Path, whole: bool, merged: bool, dtype: str, base: str) -> None:

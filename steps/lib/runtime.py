@@ -75,19 +75,29 @@ def seed_torch(seed: int) -> None:
     """Seed torch and numpy, choose deterministic kernels on the CPU, and keep library noise out of the log."""
     import numpy as np
     import torch
+
+    hush(bars=sys.stderr.isatty())
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if not torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 43 % of a dpo update here
+
+
+def hush(*, bars: bool) -> None:
+    """Keep away what libraries say of themselves.
+
+    Args:
+        bars: whether transformers may draw its progress bars.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     # TRL turns on gradient checkpointing by its old name, which transformers 5.23 renames: nothing a user could change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     # PEFT 0.21.2 looks for LoRA's rank_pattern in AdaLoRA's, which has other keys and is used a little later.
     warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
-    if not sys.stderr.isatty():
+    if not bars:
         disable_progress_bar()
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    if not torch.cuda.is_available():
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 43 % of a dpo update here
 
 
 class _JsonLines(logging.Formatter):

@@ -61,7 +61,7 @@ def version(chain: TinyChain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     staged = root / "staged"
     shutil.copytree(chain.dpo.path / "adapter", staged / "adapter")
     shutil.copyfile(chain.dpo.path / "chain.json", staged / "chain.json")
-    (staged / "README.md").write_text("# after-sales\n")
+    (staged / "README.md").write_text("---\nlibrary_name: peft\n---\n\n# after-sales\n\nlibrary_name: peft\n")
     return Registry(root / "registry").register("desk", staged, facts={"policy": chain.dpo.digest}).folder
 
 
@@ -74,6 +74,8 @@ def test_a_merged_export_answers_in_plain_transformers_as_the_adapter_does(versi
     assert (done.merged, done.dtype, done.base) == (True, "float32", "")
     names = {path.name for path in done.folder.iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "README.md", "export.json"} <= names
+    card = (done.folder / "README.md").read_text()
+    assert card == "---\nlibrary_name: transformers\n---\n\n# after-sales\n\nlibrary_name: peft\n"
     assert not names & {"adapter_config.json", "adapter_model.safetensors", "chain.json"}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (done.folder / name).read_bytes() == (folder / name).read_bytes(), (
@@ -113,9 +115,8 @@ def test_an_adapter_export_loads_with_peft_alone(version: Path, tmp_path: Path) 
     assert done.base == str(models.model_folder(version).resolve()) and not done.merged
     loaded = AutoPeftModelForCausalLM.from_pretrained(done.folder)
     assert plain_answers(loaded, done.folder) == our_answers(version)
-    assert (done.folder / "chat_template.jinja").exists() and (
-        done.folder / "README.md"
-    ).read_text() == "# after-sales\n"
+    assert (done.folder / "chat_template.jinja").exists()
+    assert (done.folder / "README.md").read_text() == (version / "README.md").read_text()
     hub = export.export(version, tmp_path / "hub", merged=False, base="org/name@abc")
     settings = json.loads((hub.folder / "adapter_config.json").read_text())
     assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/name", "abc")
