@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +106,21 @@ class Reader:
         for source in wanted:
             for number, line, record in sources.records_of(source.file):
                 self._take(found, source, sources.numbered(source.name, number, line), record)
+        return found
+
+    def records(self, source: CaseSource, records: Iterable[Any]) -> Read:
+        """Every event of records that are at hand.
+
+        Args:
+            source: where they come from; its path is not read.
+            records: one JSON value each.
+
+        Raises:
+            ConfigError: a record has a user, and there is no key to hash it.
+        """
+        found = Read()
+        for number, record in enumerate(records):
+            self._take(found, source, f"{source.name}#{number}", record)
         return found
 
     def _take(self, found: Read, source: CaseSource, where: str, record: Any) -> None:

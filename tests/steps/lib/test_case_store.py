@@ -1,0 +1,167 @@
+"""The store of bad cases: each event once, nobody named, states that make sense, and a claim for each run."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steps.badcases import BadcasesConfig
+from steps.lib.case_reading import CaseSource, Reader
+from steps.lib.case_store import CaseStore, Taken
+from steps.lib.errors import ConfigError, DataError
+from steps.lib.personal import Personal
+
+
+def event(name: str, case: str = "", **more: Any) -> dict[str, Any]:
+    facts = {
+        "schema_version": "badcase.v1",
+        "case_id": case or name,
+        "event_id": name,
+        "ts": "2026-11-01T08:00:00+00:00",
+    }
+    asked = {
+        "request": {"messages": [{"role": "user", "content": f"Where is order {name}?"}]},
+        "response": {"text": "No idea."},
+    }
+    return {**facts, **asked, "consent": True, **more}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CaseStore]:
+    monkeypatch.setenv("PREFLINE_USER_KEY", "a key of thirty-two characters!!")
+    with CaseStore.open(str(tmp_path / "some" / "cases.sqlite")) as opened:
+        yield opened
+
+
+def test_an_event_that_comes_again_is_there_once(store: CaseStore) -> None:
+    first = store.ingest([event("a"), event("b"), event("b")], source="desk")
+    again = store.ingest([event("b"), event("c")], source="desk")
+    assert (first.new, first.same, again.new, again.same) == (2, 1, 1, 1) and not again.quarantined
+    assert [one["event_id"] for one in store.events()] == ["a", "b", "c"] and store.head() == 3
+    other = store.ingest([event("a", comment="something else")], source="desk")
+    assert (other.new, other.same) == (0, 0) and [row.reason for row in other.quarantined] == ["event_conflict"]
+
+
+def test_what_is_wrong_is_set_aside_and_the_rest_is_taken(store: CaseStore) -> None:
+    found = store.ingest([event("a"), {"case_id": "x"}, "text", None, event("b", unknown=1)], source="desk")
+    assert found.new == 1 and [row.reason for row in found.quarantined] == ["schema"] * 4
+    assert [one.case_id for one in store.cases()] == ["a"]
+
+
+def test_nobody_is_named_in_the_file(store: CaseStore, tmp_path: Path) -> None:
+    words = "Call 13912345678 or ann.lee@bluecorp.cn"
+    store.ingest(
+        [event("a", user_id="user-raw-77", comment=words, request={"messages": [{"role": "user", "content": words}]})],
+        source="desk",
+    )
+    [row] = store.events()
+    assert row["request"]["messages"][0]["content"] == "Call <PHONE_1> or <EMAIL_1>" and len(row["user_hash"]) == 20
+    held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not [secret for secret in (b"13912345678", b"ann.lee", b"user-raw") if secret in held]
+
+
+def test_a_user_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFLINE_USER_KEY", raising=False)
+    with CaseStore.open(str(tmp_path / "cases.sqlite")) as store:
+        with pytest.raises(ConfigError, match="PREFLINE_USER_KEY"):
+            store.ingest([event("a"), event("b", user_id="u")], source="desk")
+        assert store.head() == 0, "all of a batch, or nothing"
+
+
+def test_a_case_is_folded_from_its_events(store: CaseStore) -> None:
+    store.ingest(
+        [event("a", "case", tags=["format"]), event("b", "case", severity="critical", tags=["safety"])], source="desk"
+    )
+    store.ingest([event("c", "case", ts="2026-11-03T08:00:00+00:00", status="triaged")], source="desk")
+    [case] = store.cases()
+    assert (case.state, case.severity, case.tags, case.events) == ("triaged", "critical", ("format", "safety"), 3)
+    assert (
+        case.first_seen < case.last_seen
+        and store.cases(state="new") == []
+        and len(store.cases(severity="critical")) == 1
+    )
+    assert store.stats()["triaged"] == 1 and store.stats()["events"] == 3
+
+
+def test_states_follow_each_other_in_ways_that_make_sense(store: CaseStore) -> None:
+    store.ingest([event("a")], source="desk")
+    for state in ("triaged", "accepted", "fixed", "regressed"):
+        store.set_state("a", state, reason="looked at", by="ann")  # type: ignore[arg-type]
+    _, events, moves = store.show("a")
+    assert [move["after"] for move in moves] == ["triaged", "accepted", "fixed", "regressed"] and len(events) == 1
+    with pytest.raises(
+        DataError, match="'a' cannot become triaged: got a case that is regressed, because after that come fixed"
+    ):
+        store.set_state("a", "triaged", reason="x", by="ann")
+    with pytest.raises(DataError, match="got no reason"):
+        store.set_state("a", "fixed", reason=" ", by="ann")
+    with pytest.raises(DataError, match="'b' is not in the store"):
+        store.set_state("b", "fixed", reason="x", by="ann")
+
+
+def test_a_deleted_case_leaves_a_tombstone_and_no_text(store: CaseStore, tmp_path: Path) -> None:
+    store.ingest([event("a"), event("b")], source="desk")
+    store.delete("a", reason="its sender asked", by="ann")
+    store.delete("a", reason="again", by="ann")
+    case, events, _ = store.show("a")
+    assert case.flagged and case.state == "rejected" and store.stats()["flagged"] == 1
+    assert all(one["deleted"] and "request" not in one for one in events) and events[-1]["event_id"] == "a:deleted"
+    assert store.ingest([event("a")], source="desk").new == 0, "what is deleted does not come back"
+    assert store.export(tmp_path / "all.jsonl") == 3
+    read = Reader(Personal(), b"", "", 200_000).read([CaseSource(name="store", path=tmp_path / "all.jsonl")])
+    assert len(read.events) == 3 and not read.quarantined, "the step badcases reads what the store writes"
+
+
+def test_an_export_up_to_a_number_is_the_same_later(store: CaseStore, tmp_path: Path) -> None:
+    store.ingest([event(f"e{n}") for n in range(5)], source="desk")
+    head = store.head()
+    store.export(tmp_path / "one.jsonl", head)
+    store.ingest([event("later")], source="desk")
+    assert store.export(tmp_path / "two.jsonl", head) == 5
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    BadcasesConfig.model_validate({"sources": [{"name": "store", "path": tmp_path / "one.jsonl"}]})
+
+
+def test_each_event_is_claimed_by_one_run(store: CaseStore) -> None:
+    store.ingest([event("a"), event("b")], source="desk")
+    assert store.take("one") == Taken("one", 0, 2) == store.take("one"), "a run that is repeated gets the same"
+    store.ingest([event("c")], source="desk")
+    assert store.take("one") == Taken("one", 0, 2)
+    with pytest.raises(DataError, match="got an open claim of run one"):
+        store.take("two")
+    store.done("one")
+    assert store.take("one").done and store.take("two") == Taken("two", 2, 3)
+    store.release("two")
+    store.release("one")
+    assert store.take("three") == Taken("three", 2, 3), "what is done is not given back"
+    store.done("three")
+    assert store.take("four") == Taken("four", 3, 3), "nothing new"
+
+
+def sends(url: str, who: int) -> int:
+    with CaseStore.open(url) as store:
+        return sum(store.ingest([event(f"{who}-{n}"), event(f"shared-{n}")], source=str(who)).new for n in range(20))
+
+
+def test_processes_that_send_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    url = str(tmp_path / "cases.sqlite")
+    CaseStore.open(url).__exit__()
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        new = pool.starmap(sends, [(url, who) for who in range(4)])
+    with CaseStore.open(url) as store:
+        names = [one["event_id"] for one in store.events()]
+        assert sum(new) == len(names) == len(set(names)) == 4 * 20 + 20 and store.head() == 100
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("nosuch://x/y", "nosuch"), ("postgresql+psycopg://ann:hidden@127.0.0.1:1/x", r"ann:\*\*\*@127.0.0.1")],
+)
+def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        CaseStore.open(url)
+    assert "hidden" not in str(error.value)
