@@ -62,6 +62,23 @@ for word, place, said in (
 ):
     models.command(f"flows.commands.{place}", name=word, help=said)
 app.command(models)
+badcases = App(name="badcases", help="The store of bad cases: what came in, in which state it is, and taking it out.")
+for word, said in (
+    ("add", "Store events of badcase.v1 from a file or standard input."),
+    ("import", "Store an export of a feedback tool."),
+    ("list", "Cases, the newest first."),
+    ("show", "A case: its events and the moves of its state."),
+    ("triage", "Move a case to another state."),
+    ("delete", "Delete the texts of a case; a tombstone stays."),
+    ("stats", "Cases by state; events; what was deleted since."),
+    ("export", "Write the log as JSONL, which the step badcases reads."),
+    ("release", "Give back the cases that a run claimed and will not finish."),
+    ("serve", "A door over HTTP: POST /badcases."),
+):
+    badcases.command(
+        f"flows.commands.badcases:{word if word not in ('list', 'import') else word + '_'}", name=word, help=said
+    )
+app.command(badcases)
 
 
 def main() -> None:

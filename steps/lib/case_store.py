@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.lib.case_events import Event
-from steps.lib.case_reading import CaseSource
+from steps.lib.case_reading import CaseSource, Read
 from steps.lib.case_states import MOVES, State, folded
 from steps.lib.case_store_reading import CaseStoreReader
 from steps.lib.digests import digest_text
@@ -68,7 +68,19 @@ class CaseStore(CaseStoreReader):
         Raises:
             ConfigError: a record has a user, and no key is set to hash it.
         """
-        read = self._reader.records(CaseSource(name=source, path=Path(source)), records)
+        return self._write(self._reader.records(CaseSource(name=source, path=Path(source)), records), source, now)
+
+    def bring(self, source: CaseSource, *, now: datetime | None = None) -> Ingested:
+        """Take a file of feedback, or a folder of such files, in any format that the step badcases reads.
+
+        Raises:
+            DataError: the file is missing, or is none of records.
+            ConfigError: a record has a user, and no key is set to hash it.
+        """
+        return self._write(self._reader.read([source]), source.name, now)
+
+    def _write(self, read: Read, source: str, now: datetime | None) -> Ingested:
+        """Write all sound events in one transaction."""
         moment = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         rows: dict[str, dict[str, Any]] = {}
         aside = list(read.quarantined)
