@@ -12,7 +12,6 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows import present
 from flows.engine import Outcome, Plan
 from flows.line import AlignConfig
 from flows.tasks import PrefectEngine, failed
@@ -23,6 +22,7 @@ Profile = Literal["cpu-tiny", "cpu-small", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 Step = Literal[
     "generate",
     "badcases",
+    "correct",
     "clean",
     "base",
     "pretrain",
@@ -69,14 +69,7 @@ def align(
     engine = PrefectEngine(
         config, plan, group=f"{config.name}-{flow_run.get_id() or 'local'}", tags=(profile, config.name)
     )
-    problem: PreflineError | None = None
-    engine.show(present.configuration, config, engine.tags)
-    try:
-        engine.run()
-    except PreflineError as error:
-        problem = error
-    if engine.outcomes:
-        engine.show(present.summary, engine.outcomes)
+    problem = engine.walk()
     engine.leave(problem)
     if problem:
         return failed(problem)

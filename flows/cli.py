@@ -17,6 +17,9 @@ app = App(
     version_flags=["--version"],
 )
 app.command("flows.commands.run:run", name="run", help="Run the line through Prefect; what the store has is Cached.")
+app.command(
+    "flows.commands.retrain:retrain", name="retrain", help="Train again on new bad cases, and promote what is better."
+)
 app.command("flows.commands.step:step", name="step", help="Run one step through the store, without Prefect.")
 app.command(
     "flows.commands.status:status",

@@ -16,6 +16,7 @@ from steps import (
     badcases,
     base,
     clean,
+    correct,
     dpo,
     evaluate,
     generate,
@@ -31,6 +32,7 @@ from steps import (
 from steps.badcases import BadcasesConfig
 from steps.base import BaseConfig
 from steps.clean import CleanConfig
+from steps.correct import CorrectConfig
 from steps.dpo import DpoConfig
 from steps.evaluate import EvaluateConfig
 from steps.generate import GenerateConfig
@@ -39,6 +41,7 @@ from steps.lib.artifact import Artifact
 from steps.lib.config import Neutral, Section
 from steps.lib.methods import METHODS
 from steps.lib.refusals import foreign
+from steps.lib.retrain_config import RetrainConfig
 from steps.lib.scoring import foreign as no_scorer
 from steps.lib.tracking import TrackingConfig
 from steps.pairs import PairsConfig
@@ -52,6 +55,7 @@ from steps.sft import SftConfig
 STEPS = (
     "generate",
     "badcases",
+    "correct",
     "clean",
     "base",
     "pretrain",
@@ -87,6 +91,8 @@ class AlignConfig(Section):
     """Teachers answer prompts."""
     badcases: BadcasesConfig | None = None
     """Feedback of production becomes held-out cases and pairs."""
+    correct: CorrectConfig | None = None
+    """Teachers correct bad cases that no person corrected."""
     clean: CleanConfig = CleanConfig()
     """Imports, candidates and documents become training and held-out sets."""
     base: BaseConfig = BaseConfig()
@@ -111,6 +117,8 @@ class AlignConfig(Section):
     """Gate against the champion, and registry."""
     tracking: TrackingConfig = TrackingConfig()
     """Weights & Biases."""
+    retrain: Annotated[RetrainConfig, Neutral] = RetrainConfig()
+    """Retraining on new bad cases."""
 
     @property
     def reference(self) -> ReferenceConfig | None:
@@ -130,6 +138,11 @@ class AlignConfig(Section):
             raise ValueError(
                 "pairs.sources has kind badcases: got badcases: null, because the step badcases makes what it reads; "
                 "set a section badcases, or take the source out"
+            )
+        if self.correct is not None and (self.pairs is None or not self.pairs.wants_badcases):
+            raise ValueError(
+                "correct is made for nothing: got no pairs.sources of kind badcases, because its pairs go there; add one, or set "
+                "correct to null"
             )
         if self.kto is not None and self.pairs is None and not self.clean.thumbs:
             raise ValueError(
@@ -208,14 +221,16 @@ def line(make: Make, c: AlignConfig) -> Artifact | None:
     """Teacher data, bad cases -> clean -> pretraining -> SFT -> pairs -> DPO, KTO, or reward model and RL -> evaluation -> gate."""
     candidates = make(generate, c.generate)
     cases = make(badcases, c.badcases)
+    fixes = make(correct, c.correct, badcases=cases)
     data = make(clean, c.clean, candidates=candidates, badcases=cases)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
     grounded = make(pretrain, c.pretrain, base=start, corpus=data) or start
     chat = make(sft, c.sft, base=grounded, chats=data)
-    prefs = make(pairs, c.pairs, policy=chat, data=data, badcases=cases if c.pairs and c.pairs.wants_badcases else None)
+    wanted = {"badcases": cases, "corrections": fixes} if c.pairs and c.pairs.wants_badcases else {}
+    prefs = make(pairs, c.pairs, policy=chat, data=data, **wanted)
     logps = make(reference, c.reference, policy=chat, pairs=prefs)
     preferred = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps)
-    thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data)
+    thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data, badcases=cases)
     scorer = make(reward, c.reward, policy=chat, pairs=prefs)
     rewarded = make(rl, c.rl, policy=chat, prompts=data, reward=scorer)
     models = {"base": start, "pretrained": grounded, "sft": chat, "dpo": preferred, "kto": thumbed, "rl": rewarded}

@@ -22,6 +22,7 @@ from prefect.context import FlowRunContext
 
 from flows.engine import Outcome
 from flows.line import AlignConfig
+from flows.retraining import Result
 from steps.lib.artifact import Artifact
 from steps.lib.errors import DataError
 
@@ -42,6 +43,19 @@ def configuration(config: AlignConfig, tags: Sequence[str]) -> None:
 def summary(outcomes: Sequence[Outcome]) -> None:
     """The table of steps, and the evaluation's report where there is one, as one Prefect artifact."""
     create_markdown_artifact(table(outcomes), key="align-report", description="Steps of the run, and its report")
+
+
+@task(name="bad cases", cache_policy=NO_CACHE)
+def told(result: Result) -> None:
+    """What became of the bad cases of a retraining: counts, and a row a case."""
+    lines = [f"**{result.verdict}**: version {result.version}, run {result.run}", "", "| cases | count |", "|---|---|"]
+    lines += [f"| {name} | {count} |" for name, count in result.counts().items()]
+    create_markdown_artifact("\n".join(lines) + "\n", key="bad-cases", description="What became of the bad cases")
+    rows = [
+        {"case": name, "outcome": one.outcome, "moved to": result.moved.get(name, ""), "detail": one.detail}
+        for name, one in result.outcomes.items()
+    ]
+    create_table_artifact(rows[:1000], key="bad-cases-table", description=f"{len(rows)} cases, the first 1000 here")
 
 
 def step(artifact: Artifact) -> None:

@@ -142,6 +142,18 @@ class PrefectEngine(Engine):
             if lines:
                 lines.close()
 
+    def walk(self) -> PreflineError | None:
+        """The whole line with what Prefect shows of it; the error that ended it, if one did."""
+        self.show(present.configuration, self.config, self.tags)
+        problem: PreflineError | None = None
+        try:
+            self.run()
+        except PreflineError as error:
+            problem = error
+        if self.outcomes:
+            self.show(present.summary, self.outcomes)
+        return problem
+
     def answers(self) -> bool:
         """Whether Prefect's server is there. One that is away is waited for (Prefect's own retries), and then done without."""
         run = FlowRunContext.get()

@@ -7,7 +7,7 @@ Reads:  the configured sources: badcase.v1 (steps/lib/case_events.py), or export
         OpenAI-style logs, Label Studio; the record of an earlier run; the task file.
 Writes: cases.parquet (BadCase; every case with its cluster and side: the record of the next run), holdout.parquet (BadCase; the
         suite ``cases``), train.parquet (BadCase), pairs.parquet (Pair: the recorded answer against its correction),
-        dropped.parquet (Dropped).
+        thumbs.parquet (Thumb: bad answers that nobody corrected), dropped.parquet (Dropped).
 Source: EVALUATION.md section 7 (loop, steps 1 to 8, and the figures of the split).
 Run:    python -m steps.badcases --config badcases.yaml --out DIR
 """
@@ -30,13 +30,13 @@ from steps.lib.door import main
 from steps.lib.errors import DataError
 from steps.lib.quality import Finding
 from steps.lib.row_ledger import RowLedger
-from steps.lib.rows import BadCase, Dropped, Pair, read_parquet, write_parquet
+from steps.lib.rows import BadCase, Dropped, Pair, Thumb, read_parquet, write_parquet
 from steps.lib.rules import Task
 from steps.lib.step import Context, Metrics
 
 __all__ = ["BadcasesConfig", "externals", "run"]
 
-VERSION = "1"
+VERSION = "2"
 RECORDS = ("dropped.parquet",)
 
 
@@ -73,12 +73,16 @@ def run(config: BadcasesConfig, *, out: Path, context: Context) -> Metrics:
     near = Nearness.of(cases, config.guard)
     places = case_clusters.placed(cases, near.at_least(config.cluster), known, salt=config.salt, percent=config.holdout)
     cases = [_placed(case, place) for case, place in zip(cases, places, strict=True)]
-    told = _alarms(cases, findings, config)
+    alarms = _alarms(cases, findings, config)
+    told = [told for told, _ in alarms]
+    if config.few_users == "hold":
+        findings |= {name: ("few_users", why) for why, names in alarms for name in names}
     task = Task.read(config.task) if config.task else None
     cases, findings = case_choice.chosen(cases, findings, near, task, config)
     held = [case for case in cases if case.split == HOLDOUT and case.id not in findings]
     train = [case for case in cases if case.split == TRAIN and case.id not in findings]
     pairs, unpaired = case_pairs.pairs_of(train, task, config.corrections, config.models)
+    thumbs = case_pairs.thumbs_of(train, unpaired)
 
     ledger = RowLedger()
     dropped = [*read.quarantined, *folded.dropped]
@@ -97,6 +101,7 @@ def run(config: BadcasesConfig, *, out: Path, context: Context) -> Metrics:
     for name, rows in (("cases", cases), ("holdout", held), ("train", train)):
         write_parquet(out / f"{name}.parquet", rows, BadCase)
     write_parquet(out / "pairs.parquet", pairs, Pair)
+    write_parquet(out / "thumbs.parquet", thumbs, Thumb)
     write_parquet(out / "dropped.parquet", dropped, Dropped)
     ledger.balance({"events": ["case_events"], "cases": ["holdout", "train"], "corrections": ["pairs"]})
 
@@ -128,6 +133,7 @@ def run(config: BadcasesConfig, *, out: Path, context: Context) -> Metrics:
             "holdout_critical": sum(case.severity == "critical" for case in held),
             "train": len(train),
             "pairs": len(pairs),
+            "thumbs": len(thumbs),
             "contaminated": sum(case.contaminated for case in cases),
             "deleted_after_training": len(gone),
             "chosen_longer_share": round(sum(longer) / len(longer), 4) if longer else 0.0,
@@ -176,15 +182,24 @@ def _placed(case: BadCase, place: Place) -> BadCase:
     return case.model_copy(update={"cluster": place.cluster, "split": place.split, "contaminated": place.contaminated})
 
 
-def _alarms(cases: Sequence[BadCase], findings: Mapping[str, Finding], config: BadcasesConfig) -> list[str]:
-    """Clusters with which very few users teach the model something."""
+def _alarms(
+    cases: Sequence[BadCase], findings: Mapping[str, Finding], config: BadcasesConfig
+) -> list[tuple[str, list[str]]]:
+    """Clusters with which very few users teach the model something, and the cases in them that nobody stands for."""
     clusters: dict[str, list[BadCase]] = defaultdict(list)
     for case in cases:
         if case.correction and case.id not in findings:
             clusters[case.cluster].append(case)
     return [
-        f"cluster {name} has {len(own)} corrections of {len(users)} user(s), because somebody may be teaching the model a thing of "
-        "his own; look at them before they are trained on"
+        (
+            f"cluster {name} has {len(own)} corrections of {len(users)} user(s), because somebody may be teaching the model a "
+            "thing of his own; look at them before they are trained on",
+            [
+                one.id
+                for one in own
+                if one.correction_by == "human_user" and not one.verified and one.status != "accepted"
+            ],
+        )
         for name, own in clusters.items()
         if len(own) >= config.alarm and "" not in (users := {case.user for case in own}) and len(users) <= 2
     ]

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CleanConfig", "externals", "run"]
 
-VERSION = "4"
+VERSION = "5"
 RECORDS = ("dropped.parquet", "report.html")
 
 

@@ -1,7 +1,7 @@
 """Alignment on single verdicts: the SFT policy goes on training on answers that were liked and answers that were not.
 
 Reads:  policy (sft): an adapter on its base, or whole weights; pairs: ``pairs.parquet``, each a liked and a disliked answer;
-        thumbs (clean): ``thumbs.parquet``, when there is one. One of the two must have rows.
+        thumbs (clean), badcases: ``thumbs.parquet``, when there is one. One of the three must have rows.
 Writes: ``adapter/`` (``model/`` with method full), ``chain.json``, ``dropped.parquet``, ``truncated.parquet`` when rows are cut,
         ``record/preflight.json``, ``record/history.jsonl``.
 Source: Ethayarajh et al. 2024, 2402.01306, equations 7 and 8; D'Oosterlinck et al. 2024, 2408.06266 (apo_zero_unpaired); TRL's
@@ -37,7 +37,7 @@ from steps.lib.door import main
 from steps.lib.preflight import Findings
 from steps.lib.step import Context, Metrics
 
-VERSION = "1"
+VERSION = "2"
 Weight = Literal["auto"] | Annotated[float, Field(gt=0)]
 
 
@@ -77,6 +77,7 @@ def run(
     policy: Path,
     pairs: Path | None = None,
     thumbs: Path | None = None,
+    badcases: Path | None = None,
     out: Path,
     context: Context,
 ) -> Metrics:
@@ -92,7 +93,7 @@ def run(
     refusals.check(config, "kto", models.model_folder(policy), adapter=policy / "adapter")
     tokenizer = models.load_tokenizer(models.model_folder(policy))
     found = Findings()
-    examples, digest = verdict_rows.read(pairs, thumbs)
+    examples, digest = verdict_rows.read(pairs, thumbs, badcases)
     rows, metrics = verdict_rows.encode(config, tokenizer, examples, out, found, seed=context.seed)
     found.loading(models.model_folder(policy), config.train.precision, bits=config.bits)
     updates = training.updates(len(rows), config.train)

@@ -4,7 +4,8 @@ Sources are scored (by the task's rules, a judge, or both), linted row by row, j
 whole. docs/pairs.md says how.
 
 Reads:  policy (sft): an adapter on its base; data (clean): ``chats.parquet``, ``pairs.parquet``, ``task.yaml``,
-        ``heldout_*.parquet``; badcases (``cases.parquet`` too): ``pairs.parquet``, where a source is of that kind.
+        ``heldout_*.parquet``; badcases (``cases.parquet`` too): ``pairs.parquet``, where a source is of that kind;
+        corrections (correct): ``pairs.parquet``, of cases that only a teacher corrected.
 Writes: ``pairs.parquet`` (Pair), ``samples.parquet`` (Candidate: every sample), ``dropped.parquet``, ``record/lint.json``,
         ``record/samples.sqlite`` and ``record/judge.sqlite`` (every answer; a later run with other settings reads them).
 Source: best-of-n pairs as in Llama 2 (Touvron et al. 2023, 2307.09288, section 3.2.3); both orders of a judge: Zheng et al. 2023,
@@ -47,7 +48,7 @@ from steps.lib.rules import Task
 from steps.lib.sources import digest
 from steps.lib.step import Context, Metrics
 
-VERSION = "2"
+VERSION = "3"
 
 
 class PairsConfig(Section):
@@ -138,7 +139,14 @@ def externals(config: PairsConfig) -> dict[str, str]:
 
 
 def run(
-    config: PairsConfig, *, policy: Path, data: Path, badcases: Path | None = None, out: Path, context: Context
+    config: PairsConfig,
+    *,
+    policy: Path,
+    data: Path,
+    badcases: Path | None = None,
+    corrections: Path | None = None,
+    out: Path,
+    context: Context,
 ) -> Metrics:
     """Sample, score, judge, lint, weigh.
 
@@ -160,7 +168,7 @@ def run(
         )
         _counted(drawn, metrics)
         made |= _sampled(config, drawn, task, bench, book, context.seed)
-    made |= _read(config, data, badcases, book)
+    made |= _read(config, data, badcases, corrections, book)
     by_id(pair for pairs in made.values() for pair in pairs)
     linted = _linted(config, made, policy, data, badcases, book)
     kept = _confirmed(config, linted.made, bench, book) if bench else linted.made
@@ -234,7 +242,7 @@ def _sampled(config: PairsConfig, drawn: Drawn, task: Task | None, bench: Bench 
     return made
 
 
-def _read(config: PairsConfig, data: Path, badcases: Path | None, book: Book) -> Made:
+def _read(config: PairsConfig, data: Path, badcases: Path | None, corrections: Path | None, book: Book) -> Made:
     """Pairs of the sources imported and badcases."""
     made: Made = {}
     for source in config.sources:
@@ -248,7 +256,12 @@ def _read(config: PairsConfig, data: Path, badcases: Path | None, book: Book) ->
                     "pairs.sources asks for badcases, but the line has none: got no artifact of the step badcases, because its "
                     "section is null; set a section badcases, or take the source out"
                 )
-            made["badcases"] = read_parquet(badcases / "pairs.parquet", Pair)
+            made["badcases"] = [
+                row
+                for folder in (badcases, corrections)
+                if folder
+                for row in read_parquet(folder / "pairs.parquet", Pair)
+            ]
             book.rows.took("bad cases", len(made["badcases"]))
             book.rows.gave("bad-case pairs", len(made["badcases"]))
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,8 +44,10 @@ class BadcasesConfig(Section):
     """Cases of one tenant; null: any number."""
     max_per_cluster: int | None = Field(3, ge=1)
     """Cases of one cluster; null: any number."""
-    alarm: Annotated[int, Neutral] = Field(5, ge=2)
+    alarm: int = Field(5, ge=2)
     """Cases of a cluster from which it is told when two users or fewer sent all of them."""
+    few_users: Literal["tell", "hold"] = "hold"
+    """hold: what users themselves corrected in such a cluster is set aside (few_users) until somebody accepts or verifies it."""
     corrections: list[Author] = ["human_expert", "human_user", "teacher"]
     """Authors whose corrections become chosen answers; one of a teacher counts only when a person verified it and the case's own
     rules hold for it."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from steps.lib.badcases_config import BadcasesConfig
 from steps.lib.case_clusters import HOLDOUT, TRAIN, Nearness, asked, copies
 from steps.lib.case_events import SEVERITIES
 from steps.lib.case_expected import Expected
+from steps.lib.case_grams import folded
 from steps.lib.clusters import Pairs
 from steps.lib.errors import DataError
 from steps.lib.quality import Finding
@@ -138,8 +139,23 @@ def _surplus(cases: Sequence[BadCase], config: BadcasesConfig) -> dict[str, Find
     return found
 
 
-def guard_texts(case: BadCase) -> list[str]:
-    """What of a held-out case may stand in no training row: each user turn, all of them together, and the good answers to them."""
+def guard_texts(case: BadCase, common: Collection[str] = ()) -> list[str]:
+    """What of a held-out case may stand in no training row: each user turn, all of them together, and the good answers to them.
+
+    Args:
+        case: of the held-out side.
+        common: ``common_answers``; a good answer among them tells nothing of this case.
+    """
     turns = [turn.content for turn in case.prompt if turn.role == "user"]
-    good = [case.correction, expected_of(case).reference]
+    good = [text for text in good_answers(case) if folded(text) not in common]
     return [text for text in [*turns, *([asked(case)] if len(turns) > 1 else []), *good] if text.strip()]
+
+
+def good_answers(case: BadCase) -> list[str]:
+    """Its correction and its reference, as far as there are any."""
+    return [text for text in (case.correction, expected_of(case).reference) if text.strip()]
+
+
+def common_answers(cases: Iterable[BadCase]) -> frozenset[str]:
+    """Good answers to cases of the training side, folded: a stock reply that held-out cases have too gives nothing away."""
+    return frozenset(folded(text) for case in cases if case.split == TRAIN for text in good_answers(case))

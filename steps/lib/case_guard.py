@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.lib.case_choice import guard_texts
+from steps.lib.case_choice import common_answers, guard_texts
 from steps.lib.case_clusters import HOLDOUT, asked
 from steps.lib.case_grams import Grams
 from steps.lib.digests import digest_text
@@ -31,6 +31,8 @@ class CaseGuard:
     """Held-out cases, as far as other rows are searched for them."""
 
     cases: tuple[BadCase, ...] = ()
+    common: frozenset[str] = frozenset()
+    """Good answers that cases of the training side have too, folded; they are no sign of a held-out case."""
 
     @classmethod
     def read(cls, folder: Path | None) -> CaseGuard:
@@ -42,12 +44,12 @@ class CaseGuard:
         if folder is None:
             return cls()
         rows = read_parquet(folder / "cases.parquet", BadCase)
-        return cls(tuple(case for case in rows if case.split == HOLDOUT and case.prompt))
+        return cls(tuple(case for case in rows if case.split == HOLDOUT and case.prompt), common_answers(rows))
 
     @property
     def items(self) -> list[Item]:
         """Texts that may stand in no row."""
-        texts = [(case.id, n, text) for case in self.cases for n, text in enumerate(guard_texts(case))]
+        texts = [(case.id, n, text) for case in self.cases for n, text in enumerate(guard_texts(case, self.common))]
         return [Item(f"case:{name}/{number}", text, runs=False) for name, number, text in texts]
 
     @cached_property

@@ -7,13 +7,14 @@ A thumb down alone blesses no other answer: without a correction there is no pai
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from steps.lib.case_choice import expected_of, last_turn
 from steps.lib.case_events import Author
 from steps.lib.case_grams import folded
 from steps.lib.quality import Finding
-from steps.lib.rows import BadCase, Message, Pair
+from steps.lib.rows import BadCase, Message, Pair, Thumb
 from steps.lib.rules import Task
 
 SOURCE = "badcases"
@@ -36,8 +37,31 @@ def pairs_of(
         if finding := _unpaired(case, task, authors, models):
             others[case.id] = finding
         else:
-            pairs.append(_pair(case))
+            pairs.append(pair_of(case))
     return pairs, others
+
+
+def thumbs_of(cases: Sequence[BadCase], unpaired: Mapping[str, Finding]) -> list[Thumb]:
+    """Bad answers of the training side that no correction stands beside: a verdict each, for KTO and for a teacher to correct.
+
+    Args:
+        cases: of the training side.
+        unpaired: why cases give no pair.
+    """
+    bare = {"no_correction", "author", "unverified"}
+    return [
+        Thumb(
+            id=f"{SOURCE}-{case.id}",
+            lang=case.lang,
+            source=SOURCE,
+            prompt=case.prompt,
+            completion=[Message(role="assistant", content=case.response)],
+            label=False,
+            evidence=json.dumps({"case": case.id, "comment": case.comment}, ensure_ascii=False, sort_keys=True),
+        )
+        for case in cases
+        if case.response.strip() and case.id in unpaired and unpaired[case.id][0] in bare
+    ]
 
 
 def _unpaired(case: BadCase, task: Task | None, authors: Sequence[Author], models: Sequence[str]) -> Finding | None:
@@ -64,7 +88,8 @@ def _unpaired(case: BadCase, task: Task | None, authors: Sequence[Author], model
     return None
 
 
-def _pair(case: BadCase) -> Pair:
+def pair_of(case: BadCase, **more: Any) -> Pair:
+    """Its correction against the recorded answer; ``more`` goes into the evidence."""
     evidence = {
         "case": case.id,
         "cluster": case.cluster,
@@ -74,6 +99,7 @@ def _pair(case: BadCase) -> Pair:
         "model_digest": case.model_digest,
         "severity": case.severity,
         "tags": case.tags,
+        **more,
     }
     return Pair(
         id=f"{SOURCE}-{case.id}",

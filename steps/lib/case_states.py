@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 State = Literal["new", "triaged", "accepted", "rejected", "quarantined", "fixed", "regressed"]
 MOVES: dict[State, tuple[State, ...]] = {
-    "new": ("triaged", "accepted", "rejected", "quarantined"),
-    "triaged": ("accepted", "rejected", "quarantined"),
+    "new": ("triaged", "accepted", "rejected", "quarantined", "fixed"),
+    "triaged": ("accepted", "rejected", "quarantined", "fixed"),
     "accepted": ("rejected", "quarantined", "fixed"),
     "rejected": ("triaged",),
     "quarantined": ("triaged", "rejected"),
@@ -18,6 +18,19 @@ MOVES: dict[State, tuple[State, ...]] = {
     "regressed": ("fixed", "rejected", "quarantined"),
 }
 """State -> states that may follow it."""
+MEASURED = ("fixed", "regressed")
+"""States that say nothing of whether a case may be used: they are no events."""
+Told = Literal["fixed", "regressed", "still_failing", "still_passes", "flaky", "not_measured", "trained_on", "unused"]
+"""What became of a case in a run. Held-out ones: fixed, regressed, still_failing, still_passes, flaky, not_measured (nobody could
+check it). trained_on: its correction or its verdict. unused: the detail says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case in a run."""
+
+    outcome: Told
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,3 +74,17 @@ def case_of(row: Any) -> StoredCase:
     return StoredCase(
         **{name: row[name] for name in names}, tags=tuple(json.loads(row["tags"])), flagged=bool(row["flagged"])
     )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Events that one run works on: after ``first``, up to ``last``."""
+
+    run: str
+    first: int
+    last: int
+    done: bool = False
+
+
+def taken_of(row: Any) -> Taken:
+    return Taken(row["run"], row["first"], row["last"], bool(row["done"]))

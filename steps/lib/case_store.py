@@ -9,18 +9,17 @@ Source: EVALUATION.md section 7; states are those of the issue tracker of a mode
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.lib.case_claims import CaseClaims
 from steps.lib.case_events import Event
 from steps.lib.case_reading import CaseSource, Read
-from steps.lib.case_states import MOVES, State, folded
-from steps.lib.case_store_reading import CaseStoreReader
+from steps.lib.case_states import MEASURED, State, folded
 from steps.lib.digests import digest_text
 from steps.lib.errors import DataError
 from steps.lib.personal_records import redact_json
@@ -28,9 +27,6 @@ from steps.lib.rows import Dropped
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-LOCK = 0x707265666C696E65
-"""Number of PostgreSQL's advisory lock under which events get their numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,8 @@ class Ingested:
     """Records that cannot be taken, without users and personal data."""
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Events that one run works on: after ``first``, up to ``last``."""
-
-    run: str
-    first: int
-    last: int
-    done: bool = False
-
-
-class CaseStore(CaseStoreReader):
-    """A store that is written, too; ``CaseStoreReader`` says how it is opened."""
+class CaseStore(CaseClaims):
+    """A store that is written, too; ``CaseStoreReader`` says how it is opened, ``CaseClaims`` has its runs."""
 
     def ingest(self, records: Iterable[Any], *, source: str, now: datetime | None = None) -> Ingested:
         """Take records of ``badcase.v1``; all that are sound are written in one transaction.
@@ -105,15 +91,33 @@ class CaseStore(CaseStoreReader):
         return Ingested(len(fresh), same, aside)
 
     def set_state(self, case_id: str, state: State, *, reason: str, by: str) -> None:
-        """Move a case to another state.
+        """Move a case to another state by somebody's word, which is an event, so that the next run heeds it.
 
         Raises:
             DataError: no such case, no reason, or a move that makes no sense.
         """
         if not reason.strip():
             raise DataError(f"case {case_id!r} is not moved: got no reason, because the log must say why; give one")
+        import sqlalchemy as sa
+
+        table, moves = self._tables["events"], self._tables["moves"]
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         with self._writing() as db:
-            self._move(db, case_id, state, reason, by)
+            if not self._move(db, case_id, state, reason, by) or state in MEASURED:
+                return
+            count = db.scalar(sa.select(sa.func.count()).where(moves.c.case_id == case_id))
+            said = Event.model_validate(
+                {
+                    "case_id": case_id,
+                    "event_id": f"{case_id}:{state}:{count}",
+                    "ts": moment,
+                    "source": "triage",
+                    "status": state,
+                }
+            )
+            row = self._row(said, moment)
+            db.execute(table.insert(), [row])
+            self._fold(db, [row])
 
     def delete(self, case_id: str, *, reason: str, by: str) -> None:
         """Delete a case: the texts of its events go, a tombstone stays, and it is flagged until the next training.
@@ -141,59 +145,6 @@ class CaseStore(CaseStoreReader):
             db.execute(cases.update().where(cases.c.case_id == case_id).values(flagged=True))
             if case.state != "rejected":
                 self._move(db, case_id, "rejected", f"deleted: {reason}", by)
-
-    def take(self, run: str, upto: int | None = None) -> Taken:
-        """Claim the events after the last finished or running claim, for one run; the same run gets the same again.
-
-        Args:
-            run: a name that a repeated run has again.
-            upto: the last number that it may have; None: the newest.
-
-        Raises:
-            DataError: another run has claimed events and is not done.
-        """
-        import sqlalchemy as sa
-
-        claims, events = self._tables["claims"], self._tables["events"]
-        with self._writing() as db:
-            own = db.execute(sa.select(claims).where(claims.c.run == run)).mappings().first()
-            if own is not None:
-                return Taken(run, own["first"], own["last"], bool(own["done"]))
-            busy = db.scalar(sa.select(claims.c.run).where(~claims.c.done))
-            if busy is not None:
-                raise DataError(
-                    f"run {run} cannot take cases: got an open claim of run {busy}, because two runs would train on the same "
-                    "cases; repeat that run, or release it (prefline badcases release)"
-                )
-            first = int(db.scalar(sa.select(sa.func.max(claims.c.last))) or 0)
-            newest = int(db.scalar(sa.select(sa.func.max(events.c.seq))) or 0)
-            last = max(first, min(newest, newest if upto is None else upto))
-            db.execute(claims.insert().values(run=run, first=first, last=last, done=False))
-            return Taken(run, first, last)
-
-    def done(self, run: str) -> None:
-        """Close a claim: its events are used."""
-        claims = self._tables["claims"]
-        with self._writing() as db:
-            db.execute(claims.update().where(claims.c.run == run).values(done=True))
-
-    def release(self, run: str) -> None:
-        """Give an open claim back: its events are for the next run."""
-        import sqlalchemy as sa
-
-        claims = self._tables["claims"]
-        with self._writing() as db:
-            db.execute(claims.delete().where(sa.and_(claims.c.run == run, ~claims.c.done)))
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction that no other writer is beside, so that numbers follow the order of commits."""
-        import sqlalchemy as sa
-
-        with self._engine.begin() as db:
-            if self._engine.dialect.name == "postgresql":
-                db.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-            yield db
 
     def _row(self, event: Event, moment: str) -> dict[str, Any]:
         """An event as it is written: without personal data, in one form."""
@@ -241,24 +192,6 @@ class CaseStore(CaseStoreReader):
                 fresh.append({"case_id": name, "flagged": False, **facts})
         if fresh:
             db.execute(table.insert(), fresh)
-
-    def _move(self, db: Connection, case_id: str, state: State, reason: str, by: str) -> None:
-        import sqlalchemy as sa
-
-        cases, moves = self._tables["cases"], self._tables["moves"]
-        before = db.scalar(sa.select(cases.c.state).where(cases.c.case_id == case_id))
-        if before is None:
-            raise DataError(f"case {case_id!r} is not in the store: got no such id; look with prefline badcases list")
-        if before == state:
-            return
-        if state not in MOVES[before] and not reason.startswith("deleted: "):
-            raise DataError(
-                f"case {case_id!r} cannot become {state}: got a case that is {before}, because after that come "
-                f"{', '.join(MOVES[before])}; choose one of these"
-            )
-        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        db.execute(cases.update().where(cases.c.case_id == case_id).values(state=state))
-        db.execute(moves.insert().values(case_id=case_id, before=before, after=state, reason=reason, by=by, ts=moment))
 
 
 def _conflict(row: Mapping[str, Any], source: str) -> Dropped:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 from steps.lib import case_tables
 from steps.lib.case_reading import Reader, key_of
-from steps.lib.case_states import State, StoredCase, case_of
+from steps.lib.case_states import State, StoredCase, Taken, case_of, taken_of
 from steps.lib.errors import DataError
 from steps.lib.personal import Personal
 
@@ -122,6 +122,34 @@ class CaseStoreReader:
             bodies = db.scalars(sa.select(events.c.body).where(events.c.case_id == case_id).order_by(events.c.seq))
             moved = db.execute(sa.select(moves).where(moves.c.case_id == case_id).order_by(moves.c.id)).mappings()
             return case_of(row), [json.loads(body) for body in bodies], [dict(one) for one in moved]
+
+    def claims(self) -> list[Taken]:
+        """Claims of runs, the first one first."""
+        import sqlalchemy as sa
+
+        table = self._tables["claims"]
+        with self._engine.connect() as db:
+            return [taken_of(row) for row in db.execute(sa.select(table).order_by(table.c.last)).mappings()]
+
+    def claimed(self, taken: Taken) -> list[str]:
+        """Cases that a claim has events of, by id."""
+        import sqlalchemy as sa
+
+        table = self._tables["events"]
+        query = sa.select(table.c.case_id).distinct().where(table.c.seq > taken.first, table.c.seq <= taken.last)
+        with self._engine.connect() as db:
+            return [str(name) for name in db.scalars(query.order_by(table.c.case_id))]
+
+    def outcomes(self, *, run: str | None = None, case_id: str | None = None) -> list[dict[str, str]]:
+        """What became of cases in runs: of one run, of one case, or of all; ordered by run and case."""
+        import sqlalchemy as sa
+
+        table = self._tables["outcomes"]
+        query = sa.select(table).order_by(table.c.run, table.c.case_id)
+        for column, value in ((table.c.run, run), (table.c.case_id, case_id)):
+            query = query if value is None else query.where(column == value)
+        with self._engine.connect() as db:
+            return [dict(row) for row in db.execute(query).mappings()]
 
     def stats(self) -> dict[str, int]:
         """State -> cases; and how many events and flagged cases there are."""

@@ -89,6 +89,13 @@ def tables() -> dict[str, Any]:
             sa.Column("last", number, nullable=False),
             sa.Column("done", sa.Boolean, nullable=False),
         ),
+        "outcomes": sa.Table(
+            "badcase_outcomes",
+            meta,
+            sa.Column("case_id", text, primary_key=True),
+            sa.Column("run", text, primary_key=True),
+            *(sa.Column(name, text, nullable=False) for name in ("outcome", "detail", "version", "ts")),
+        ),
     }
 
 

@@ -35,14 +35,18 @@ class Settings(Protocol):
     def train(self) -> TrainSettings: ...
 
 
-def read(pairs: Path | None, thumbs: Path | None) -> tuple[list[Thumb], str]:
+def read(pairs: Path | None, thumbs: Path | None, badcases: Path | None = None) -> tuple[list[Thumb], str]:
     """Every example, and the digest of what they come from.
 
     Raises:
         DataError: there is none.
     """
-    given = (("pairs", pairs, Pair), ("thumbs", thumbs, Thumb))
-    files = {name: (folder / f"{name}.parquet", kind) for name, folder, kind in given if folder is not None}
+    given = (
+        ("pairs", pairs, "pairs", Pair),
+        ("thumbs", thumbs, "thumbs", Thumb),
+        ("badcases", badcases, "thumbs", Thumb),
+    )
+    files = {name: (folder / f"{file}.parquet", kind) for name, folder, file, kind in given if folder is not None}
     there = {name: (path, kind) for name, (path, kind) in files.items() if name == "pairs" or path.exists()}
     rows: dict[str, list[Any]] = {name: read_parquet(path, kind) for name, (path, kind) in there.items()}
     if not any(rows.values()):
@@ -52,7 +56,7 @@ def read(pairs: Path | None, thumbs: Path | None) -> tuple[list[Thumb], str]:
             f"{'no pairs were given' if 'pairs' not in there else 'pairs.parquet is empty'}; "
             "name sources in clean.thumbs, or set pairs"
         )
-    found = list(unpaired.examples(rows.get("pairs", ()), rows.get("thumbs", ())))
+    found = list(unpaired.examples(rows.get("pairs", ()), [*rows.get("thumbs", ()), *rows.get("badcases", ())]))
     return found, digest_text("\n".join(f"{name} {digest_file(path)}" for name, (path, _) in there.items()))
 
 

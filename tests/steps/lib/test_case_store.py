@@ -11,7 +11,8 @@ import pytest
 
 from steps.badcases import BadcasesConfig
 from steps.lib.case_reading import CaseSource, Reader
-from steps.lib.case_store import CaseStore, Taken
+from steps.lib.case_states import Outcome, Taken
+from steps.lib.case_store import CaseStore
 from steps.lib.errors import ConfigError, DataError
 from steps.lib.personal import Personal
 
@@ -92,7 +93,10 @@ def test_states_follow_each_other_in_ways_that_make_sense(store: CaseStore) -> N
     for state in ("triaged", "accepted", "fixed", "regressed"):
         store.set_state("a", state, reason="looked at", by="ann")  # type: ignore[arg-type]
     _, events, moves = store.show("a")
-    assert [move["after"] for move in moves] == ["triaged", "accepted", "fixed", "regressed"] and len(events) == 1
+    assert [move["after"] for move in moves] == ["triaged", "accepted", "fixed", "regressed"]
+    assert [one.get("status") for one in events] == [None, "triaged", "accepted"], (
+        "what decides on its use is in the log"
+    )
     with pytest.raises(
         DataError, match="'a' cannot become triaged: got a case that is regressed, because after that come fixed"
     ):
@@ -127,19 +131,49 @@ def test_an_export_up_to_a_number_is_the_same_later(store: CaseStore, tmp_path: 
 
 
 def test_each_event_is_claimed_by_one_run(store: CaseStore) -> None:
+    assert store.take() is None, "nothing came"
     store.ingest([event("a"), event("b")], source="desk")
-    assert store.take("one") == Taken("one", 0, 2) == store.take("one"), "a run that is repeated gets the same"
+    first = store.take()
+    assert first == Taken("retrain-0001", 0, 2) == store.take(), (
+        "a run that died is followed by one with the same events"
+    )
     store.ingest([event("c")], source="desk")
-    assert store.take("one") == Taken("one", 0, 2)
-    with pytest.raises(DataError, match="got an open claim of run one"):
-        store.take("two")
-    store.done("one")
-    assert store.take("one").done and store.take("two") == Taken("two", 2, 3)
-    store.release("two")
-    store.release("one")
-    assert store.take("three") == Taken("three", 2, 3), "what is done is not given back"
-    store.done("three")
-    assert store.take("four") == Taken("four", 3, 3), "nothing new"
+    assert store.take() == first, "what came meanwhile is the next run's"
+    store.done("retrain-0001", {}, version="v0002", promoted=False)
+    assert store.take() == Taken("retrain-0002", 2, 3)
+    store.release("retrain-0002")
+    store.release("retrain-0001")
+    assert store.take() == Taken("retrain-0002", 2, 3), "what is done is not given back"
+    store.done("retrain-0002", {}, version="v0003", promoted=False)
+    assert store.take() is None and [one.done for one in store.claims()] == [True, True]
+
+
+def test_what_became_of_cases_is_written_once_and_moves_them_when_the_version_serves(store: CaseStore) -> None:
+    store.ingest([event(name, case=name) for name in ("a", "b", "c")], source="desk")
+    taken = store.take()
+    assert taken and store.claimed(taken) == ["a", "b", "c"]
+    told = {"a": Outcome("fixed"), "b": Outcome("still_failing"), "c": Outcome("trained_on")}
+    assert store.done(taken.run, told, version="v0002", promoted=True) == {"a": "fixed"}
+    assert store.done(taken.run, {"a": Outcome("unused")}, version="v0009", promoted=True) == {}, "closed"
+    assert {one["case_id"]: one["outcome"] for one in store.outcomes(run=taken.run)} == {
+        "a": "fixed", "b": "still_failing", "c": "trained_on"
+    }  # fmt: skip
+    assert [store.show(name)[0].state for name in "abc"] == ["fixed", "new", "new"]
+    store.ingest([event("d", case="a")], source="desk")
+    again = store.take()
+    assert again and store.claimed(again) == ["a"]
+    store.done(again.run, {"a": Outcome("regressed")}, version="v0003", promoted=False)
+    assert store.show("a")[0].state == "fixed", "the champion, which did not change, still answers it well"
+
+
+def test_a_persons_word_is_an_event_that_the_next_run_heeds(store: CaseStore) -> None:
+    store.ingest([event("a", case="a")], source="desk")
+    taken = store.take()
+    assert taken
+    store.done(taken.run, {}, version="v0002", promoted=False)
+    store.set_state("a", "quarantined", reason="a wrong correction", by="li")
+    assert [one["status"] for one in store.events(after=taken.last)] == ["quarantined"]
+    assert store.take() == Taken("retrain-0002", 1, 2)
 
 
 def sends(url: str, who: int) -> int:
