@@ -37,6 +37,10 @@ app.command(
     help="Read every byte of the store again.\n\nExit code: 0 when all are whole, 5 when one was broken.",
 )
 app.command("flows.commands.gc:gc", name="gc", help="What nothing refers to any more, and deleting it.")
+app.command(
+    "flows.commands.deploy:deploy", name="deploy", help="Deployments, schedules and automations on a Prefect server."
+)
+app.command("flows.commands.up:up", name="up", help="Server, workers and deployments on this machine.")
 app.command("flows.commands.config:config", name="config", help="Show each value, where it came from, and its doc.")
 prompt = App(name="prompt", help="Prompt files: which there are, and the exact messages that one makes of a row.")
 prompt.command("flows.commands.prompt:render", name="render", help="The exact messages of a row, and their tokens.")

@@ -139,10 +139,10 @@ class AlignConfig(Section):
                 "pairs.sources has kind badcases: got badcases: null, because the step badcases makes what it reads; "
                 "set a section badcases, or take the source out"
             )
-        if self.correct is not None and (self.pairs is None or not self.pairs.wants_badcases):
+        if self.correct is not None and not self.sft.corrections and not (self.pairs and self.pairs.wants_badcases):
             raise ValueError(
-                "correct is made for nothing: got no pairs.sources of kind badcases, because its pairs go there; add one, or set "
-                "correct to null"
+                "correct is made for nothing: got no pairs.sources of kind badcases and sft.corrections=0, because its pairs go "
+                "there; set one of them, or set correct to null"
             )
         if self.kto is not None and self.pairs is None and not self.clean.thumbs:
             raise ValueError(
@@ -225,9 +225,9 @@ def line(make: Make, c: AlignConfig) -> Artifact | None:
     data = make(clean, c.clean, candidates=candidates, badcases=cases)
     start = make(base, c.base, corpus=data if c.base.kind == "tiny" else None)
     grounded = make(pretrain, c.pretrain, base=start, corpus=data) or start
-    chat = make(sft, c.sft, base=grounded, chats=data)
-    wanted = {"badcases": cases, "corrections": fixes} if c.pairs and c.pairs.wants_badcases else {}
-    prefs = make(pairs, c.pairs, policy=chat, data=data, **wanted)
+    better = {"badcases": cases, "corrections": fixes}
+    chat = make(sft, c.sft, base=grounded, chats=data, **(better if c.sft.corrections else {}))
+    prefs = make(pairs, c.pairs, policy=chat, data=data, **(better if c.pairs and c.pairs.wants_badcases else {}))
     logps = make(reference, c.reference, policy=chat, pairs=prefs)
     preferred = make(dpo, c.dpo, policy=chat, pairs=prefs, reference=logps)
     thumbed = make(kto, c.kto, policy=chat, pairs=prefs, thumbs=data, badcases=cases)

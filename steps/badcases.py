@@ -82,7 +82,7 @@ def run(config: BadcasesConfig, *, out: Path, context: Context) -> Metrics:
     held = [case for case in cases if case.split == HOLDOUT and case.id not in findings]
     train = [case for case in cases if case.split == TRAIN and case.id not in findings]
     pairs, unpaired = case_pairs.pairs_of(train, task, config.corrections, config.models)
-    thumbs = case_pairs.thumbs_of(train, unpaired)
+    thumbs = case_pairs.thumbs_of(train, unpaired, task)
 
     ledger = RowLedger()
     dropped = [*read.quarantined, *folded.dropped]

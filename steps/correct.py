@@ -20,7 +20,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from steps.lib.admission import digests, identities
 from steps.lib.case_choice import expected_of, last_turn
 from steps.lib.case_pairs import pair_of
 from steps.lib.config import Neutral, Section
@@ -31,17 +30,20 @@ from steps.lib.errors import DataError
 from steps.lib.items import Answer, Lost
 from steps.lib.judge import JudgeConfig
 from steps.lib.marks import DROPPED, Flag
+from steps.lib.opened import open_sources
 from steps.lib.pair_judging import Bench
 from steps.lib.programs import Asker
 from steps.lib.quality import Finding
 from steps.lib.reading import Reading
 from steps.lib.recipe_parts import Work
 from steps.lib.recipe_revise import Correct
+from steps.lib.recipes import digests
 from steps.lib.rows import BadCase, Dropped, Pair, Thumb, read_parquet, write_parquet
 from steps.lib.rules import Task
 from steps.lib.runtime import stop_signals
-from steps.lib.sources import Source, open_sources
+from steps.lib.sources import Source
 from steps.lib.step import Context, Metrics
+from steps.lib.teacher import identities
 from steps.lib.teacher_config import Teacher
 
 VERSION = "1"
@@ -166,7 +168,7 @@ def _judged(
             dropped.append(_dropped(case, ("judge", why), one.parsed.answer))
             continue
         made = case.model_copy(update={"correction": one.parsed.answer, "correction_by": "teacher", "verified": True})
-        pairs.append(pair_of(made, teacher=one.teacher, request=one.request, judge=bench.evidence(verdict)))
+        pairs.append(pair_of(made, task, teacher=one.teacher, request=one.request, judge=bench.evidence(verdict)))
     return pairs, dropped
 
 

@@ -18,7 +18,7 @@ from steps.lib.case_grams import folded
 from steps.lib.clusters import Pairs
 from steps.lib.errors import DataError
 from steps.lib.quality import Finding
-from steps.lib.rows import BadCase
+from steps.lib.rows import BadCase, Message
 from steps.lib.rules import Task
 
 
@@ -30,6 +30,14 @@ def expected_of(case: BadCase) -> Expected:
 def last_turn(case: BadCase) -> str:
     """The last user turn."""
     return case.prompt[-1].content
+
+
+def prompt_of(case: BadCase, task: Task | None) -> list[Message]:
+    """Its turns as a model is asked them, in training and in the suite: the task's system line before a case that has none."""
+    if task is None or any(turn.role == "system" for turn in case.prompt):
+        return case.prompt
+    line = task.student_system["zh" if case.lang == "zh" else "en"]
+    return [Message(role="system", content=line), *case.prompt]
 
 
 def chosen(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steps.lib.case_choice import expected_of, last_turn
+from steps.lib.case_choice import expected_of, last_turn, prompt_of
 from steps.lib.case_events import Author
 from steps.lib.case_grams import folded
 from steps.lib.quality import Finding
@@ -27,7 +27,7 @@ def pairs_of(
 
     Args:
         cases: in their order.
-        task: for expectations that name its rules.
+        task: for expectations that name its rules, and its system line.
         authors: whose corrections count.
         models: names or version digests whose answers may be rejected; empty: any that is named.
     """
@@ -37,16 +37,17 @@ def pairs_of(
         if finding := _unpaired(case, task, authors, models):
             others[case.id] = finding
         else:
-            pairs.append(pair_of(case))
+            pairs.append(pair_of(case, task))
     return pairs, others
 
 
-def thumbs_of(cases: Sequence[BadCase], unpaired: Mapping[str, Finding]) -> list[Thumb]:
+def thumbs_of(cases: Sequence[BadCase], unpaired: Mapping[str, Finding], task: Task | None) -> list[Thumb]:
     """Bad answers of the training side that no correction stands beside: a verdict each, for KTO and for a teacher to correct.
 
     Args:
         cases: of the training side.
         unpaired: why cases give no pair.
+        task: its system line goes before a case that has none.
     """
     bare = {"no_correction", "author", "unverified"}
     return [
@@ -54,7 +55,7 @@ def thumbs_of(cases: Sequence[BadCase], unpaired: Mapping[str, Finding]) -> list
             id=f"{SOURCE}-{case.id}",
             lang=case.lang,
             source=SOURCE,
-            prompt=case.prompt,
+            prompt=prompt_of(case, task),
             completion=[Message(role="assistant", content=case.response)],
             label=False,
             evidence=json.dumps({"case": case.id, "comment": case.comment}, ensure_ascii=False, sort_keys=True),
@@ -88,7 +89,7 @@ def _unpaired(case: BadCase, task: Task | None, authors: Sequence[Author], model
     return None
 
 
-def pair_of(case: BadCase, **more: Any) -> Pair:
+def pair_of(case: BadCase, task: Task | None, **more: Any) -> Pair:
     """Its correction against the recorded answer; ``more`` goes into the evidence."""
     evidence = {
         "case": case.id,
@@ -105,7 +106,7 @@ def pair_of(case: BadCase, **more: Any) -> Pair:
         id=f"{SOURCE}-{case.id}",
         lang=case.lang,
         source=SOURCE,
-        prompt=case.prompt,
+        prompt=prompt_of(case, task),
         chosen=[Message(role="assistant", content=case.correction)],
         rejected=[Message(role="assistant", content=case.response)],
         margin=1.0,

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steps.lib import chat, inference
-from steps.lib.case_choice import expected_of, last_turn
+from steps.lib.case_choice import expected_of, last_turn, prompt_of
 from steps.lib.case_expected import Expected
 from steps.lib.digests import digest_text
 from steps.lib.errors import DataError, ModelError
 from steps.lib.figures import Item, Measure, Plain
-from steps.lib.rows import BadCase, Message, read_parquet
+from steps.lib.rows import BadCase, read_parquet
 from steps.lib.rules import Task
 from steps.lib.suites import Scored
 
@@ -124,7 +124,7 @@ class SuiteCases:
         errors: dict[int, str] = {}
         for number, case in enumerate(self.cases):
             try:
-                prompts[number] = chat.encode_prompt(who.tokenizer, self._turns(case))
+                prompts[number] = chat.encode_prompt(who.tokenizer, prompt_of(case, self.task))
             except (DataError, ModelError) as error:
                 errors[number] = str(error)
         answers: dict[int, list[inference.Answer]] = {number: [] for number in prompts}
@@ -151,12 +151,6 @@ class SuiteCases:
     def expected(self) -> dict[str, str]:
         """Id of a case -> what it expects, in a few words."""
         return {case.id: _in_words(expected_of(case)) for case in self.cases}
-
-    def _turns(self, case: BadCase) -> list[Message]:
-        if self.task is None or any(turn.role == "system" for turn in case.prompt):
-            return case.prompt
-        line = self.task.student_system["zh" if case.lang == "zh" else "en"]
-        return [Message(role="system", content=line), *case.prompt]
 
     def _graded(self, answers: dict[int, list[inference.Answer]]) -> dict[tuple[int, int], float | None]:
         """Case and repeat -> what the judge says, of the cases that ask for one."""
