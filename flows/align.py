@@ -67,7 +67,11 @@ def align(
     except PreflineError as error:
         return failed(error)
     engine = PrefectEngine(
-        config, plan, group=f"{config.name}-{flow_run.get_id() or 'local'}", tags=(profile, config.name)
+        config,
+        plan,
+        group=f"{config.name}-{flow_run.get_id() or 'local'}",
+        tags=(profile, config.name),
+        title=f"{only or 'align'}-{profile}-{config.name}",
     )
     problem = engine.walk()
     engine.leave(problem)

@@ -108,6 +108,8 @@ class Engine:
     outcomes: list[Outcome] = field(default_factory=list)
     say: Callable[[str], None] | None = None
     """Where a step's log lines go; None: straight to the terminal."""
+    far: Path | None = None
+    """File in which a step's process tells how far it is; None: nobody asks."""
     record: runs.Recorder | None = None
     """What this walk tells the store of the keys it needs, so that they are not collected meanwhile."""
 
@@ -204,7 +206,7 @@ class Engine:
         for artifact in spec.inputs.values():
             self.store.fetch(artifact)
         again = spec.name in self.plan.force or self.plan.strict_code
-        built = launch(spec, self.store, self._info(), say=self.say, force=again)
+        built = launch(spec, self.store, self._info(), say=self.say, force=again, far=self.far)
         result = self.store.find(spec.key())
         if result is None:
             raise ArtifactError(
@@ -219,7 +221,13 @@ class Engine:
 
 
 def launch(
-    spec: Spec, store: Store, info: Mapping[str, Any], *, say: Callable[[str], None] | None = None, force: bool = False
+    spec: Spec,
+    store: Store,
+    info: Mapping[str, Any],
+    *,
+    say: Callable[[str], None] | None = None,
+    force: bool = False,
+    far: Path | None = None,
 ) -> bool:
     """Run a step as ``python -m steps.NAME`` in this process group, and wait.
 
@@ -243,6 +251,8 @@ def launch(
         for name, artifact in spec.inputs.items():
             argv += [f"--{name}", str(artifact.path)]
         own = {ERROR_FILE: str(errors), OUTCOME_FILE: str(outcome), runtime.ENGINE: "1", **secrets(spec.config)}
+        if far:
+            own[runtime.PROGRESS] = str(far)
         code = _wait(argv, {**runtime.environment(), **own}, say)
         if code:
             raise _error(code, errors, spec.name)

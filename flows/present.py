@@ -7,18 +7,29 @@ page. A step from the store shows nothing, so that a run with nothing to do cost
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from typing import Any
+import json
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
 
+import httpx
 from prefect import task
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
+    create_progress_artifact,
     create_table_artifact,
+    update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectException
 
 from flows.engine import Outcome
 from flows.line import AlignConfig
@@ -26,13 +37,16 @@ from flows.retraining import Result
 from steps.lib.artifact import Artifact
 from steps.lib.errors import DataError
 
+PERIOD = 5.0
+"""Seconds between two looks at how far a step is."""
+
 
 @task(name="configuration", cache_policy=NO_CACHE)
-def configuration(config: AlignConfig, tags: Sequence[str]) -> None:
-    """The resolved configuration as a Prefect artifact, and the run's tags."""
+def configuration(config: AlignConfig, tags: Sequence[str], name: str) -> None:
+    """The resolved configuration as a Prefect artifact, and the run's tags and name."""
     run = FlowRunContext.get()
     if run and run.flow_run:
-        run.client.update_flow_run(run.flow_run.id, tags=sorted({*run.flow_run.tags, *tags}))
+        run.client.update_flow_run(run.flow_run.id, name=name, tags=sorted({*run.flow_run.tags, *tags}))
     text = config.model_dump_json(indent=1)
     create_markdown_artifact(
         f"```json\n{text}\n```\n", key="configuration", description="Resolved configuration of the run"
@@ -71,6 +85,44 @@ def step(artifact: Artifact) -> None:
         create_table_artifact(rows, key=f"{name}-table", description=what)
     if drawing := picture(artifact):
         create_image_artifact(image_url=drawing, key=f"{name}-plot", description=f"What {name} looks like")
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Path | None]:
+    """Show how far a step is, as a progress artifact on its task run; gives the file in which the step's process tells it.
+
+    Every ``PERIOD`` seconds at most is one call of the server's API. What cannot be shown is no reason to stop.
+    """
+    if TaskRunContext.get() is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="prefline-") as folder:
+        path, over = Path(folder) / "progress.json", threading.Event()
+        watcher = threading.Thread(target=copy_context().run, args=(_follow, name, path, over), daemon=True)
+        watcher.start()
+        try:
+            yield path
+        finally:
+            over.set()
+            watcher.join(PERIOD)
+
+
+def _follow(name: str, path: Path, over: threading.Event) -> None:
+    shown: UUID | None = None
+    last, ended = "", False
+    while not ended:
+        ended = over.wait(PERIOD)
+        with suppress(OSError, ValueError, httpx.HTTPError, PrefectException):
+            text = path.read_text(encoding="utf-8")
+            if text == last:
+                continue
+            last, told = text, json.loads(text)
+            percent = round(100.0 * min(1.0, told["done"] / told["total"]), 1)
+            what = f"{name}: {told['done']:,} of {told['total']:,} {told['unit']}"
+            if shown is None:
+                shown = cast("UUID", create_progress_artifact(percent, key=f"{name}-progress", description=what))
+            else:
+                update_progress_artifact(shown, percent, description=what)
 
 
 def figures(artifact: Artifact) -> list[dict[str, Any]]:
@@ -135,9 +187,32 @@ def picture(artifact: Artifact) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}" if drawn else ""
 
 
+def verdict(outcomes: Sequence[Outcome]) -> list[str]:
+    """Markdown: what the gate said, with its first reason, and the next step; nothing without a gate."""
+    from steps.lib.decision import Decision
+
+    folder = next((one.artifact.path for one in outcomes if one.step == "promote"), None)
+    if folder is None or not (folder / "verdict.json").exists():
+        return []
+    found = Decision.model_validate_json((folder / "verdict.json").read_text(encoding="utf-8"))
+    after = {
+        "promote": "It serves now; to take it back: `prefline models rollback`.",
+        "reject": "The champion stays; the table below says what got worse.",
+        "inconclusive": "The champion stays; more items would tell (the reasons say how many).",
+        "invalid": "The champion stays; mend what the reasons name, and run again.",
+    }
+    reasons = f" {found.reasons[0]}." if found.reasons else ""
+    return [
+        f"## Verdict: {found.verdict}",
+        "",
+        f"{found.candidate} against {found.against}.{reasons} {after[found.verdict]}",
+        "",
+    ]
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a line a step, and report.md below it: promote's where there is one, else evaluate's."""
-    lines = ["| step | state | seconds | key | folder |", "|---|---|---|---|---|"]
+    """Markdown: the verdict, a line a step, and report.md below it: promote's where there is one, else evaluate's."""
+    lines = [*verdict(outcomes), "| step | state | seconds | key | folder |", "|---|---|---|---|---|"]
     for outcome in outcomes:
         state = "Cached" if outcome.cached else "built"
         lines.append(

@@ -41,7 +41,13 @@ def retrain(
             if turn is None:
                 return Completed(name="NothingNew", message=loop.why)
             name = f"{turn.taken.run}-{flow_run.get_id() or 'local'}"
-            engine = PrefectEngine(turn.config, Plan(), group=name, tags=(profile, turn.config.name, turn.taken.run))
+            engine = PrefectEngine(
+                turn.config,
+                Plan(),
+                group=name,
+                tags=(profile, turn.config.name, turn.taken.run),
+                title=f"{turn.taken.run}-{profile}-{turn.config.name}",
+            )
             problem = engine.walk()
             result = None if problem else turn.finish(engine.outcomes)
             if result:

@@ -92,6 +92,8 @@ class PrefectEngine(Engine):
 
     tags: Sequence[str] = ()
     """Tags of the flow run and of every task run."""
+    title: str = ""
+    """Name of the flow run."""
     states: dict[str, State[Any]] = field(default_factory=dict)
     """Key -> final state of the step's task; Prefect draws the graph's edges from these objects."""
     gone: str = ""
@@ -126,7 +128,8 @@ class PrefectEngine(Engine):
         lines = None if PREFECT_API_URL.value() is None and sys.stderr.isatty() else Lines.of_this_run()
         self.say = lines
         try:
-            return super().build(spec)
+            with present.progress(spec.name) as self.far:
+                return super().build(spec)
         except (KeyboardInterrupt, TerminationSignal) as stop:
             run = FlowRunContext.get()
             if isinstance(stop, TerminationSignal) and run and run.flow_run and run.flow_run.deployment_id:
@@ -144,7 +147,7 @@ class PrefectEngine(Engine):
 
     def walk(self) -> PreflineError | None:
         """The whole line with what Prefect shows of it; the error that ended it, if one did."""
-        self.show(present.configuration, self.config, self.tags)
+        self.show(present.configuration, self.config, self.tags, self.title)
         problem: PreflineError | None = None
         try:
             self.run()

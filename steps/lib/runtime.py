@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -26,6 +26,8 @@ from steps.lib.errors import ArtifactError, Resumable
 T = TypeVar("T")
 ENGINE = "PREFLINE_ENGINE"
 """Variable that is set where the process that started this one holds its standard input open as long as it lives."""
+PROGRESS = "PREFLINE_PROGRESS"
+"""Set by the engine for a step: the file in which it tells how far it is."""
 GRACE = 60.0
 """Seconds that a stopped step has to save a checkpoint before it is killed."""
 
@@ -147,9 +149,17 @@ def close(log: logging.Logger) -> None:
 def progress(
     items: Iterable[T], label: str, total: int | None = None, note: Callable[[], str] | None = None
 ) -> Iterator[T]:
-    """Wrap ``items`` in a bar that shows up after two seconds, on a terminal only; ``note`` is asked what stands behind it."""
-    if not sys.stderr.isatty() or int(os.environ.get("RANK", "0")):
+    """Wrap ``items`` in a bar that shows up after two seconds, on a terminal only; ``note`` is asked what stands behind it.
+
+    Without a terminal it is told to the engine that started this process.
+    """
+    if int(os.environ.get("RANK", "0")):
         yield from items
+        return
+    if not sys.stderr.isatty():
+        for done, item in enumerate(items):
+            yield item
+            come_far(done + 1, total, label)
         return
     from tqdm.auto import tqdm
 
@@ -159,6 +169,20 @@ def progress(
             bar.set_postfix_str(note(), refresh=False)
             noted = time.monotonic()
         yield item
+
+
+def come_far(done: int, total: int | None, unit: str) -> None:
+    """Tell the engine that started this process how far the work has come; at most once a second."""
+    path = os.environ.get(PROGRESS)
+    if not path or not total:
+        return
+    file = Path(path)
+    with suppress(OSError):
+        if done < total and file.exists() and time.time() - file.stat().st_mtime < 1:
+            return
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps({"done": done, "total": total, "unit": unit}), encoding="utf-8")
+        fresh.replace(file)
 
 
 class Stop:

@@ -308,6 +308,7 @@ def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtim
                 return
             if shown := history.due(state.log_history, settings.log_every, state.max_steps):
                 context.track({k: float(v) for k, v in shown.items() if k != "step"}, state.global_step)
+                runtime.come_far(state.global_step, state.max_steps, "updates")
                 what = (
                     "reward" if "reward" in shown else "loss"
                 )  # on own answers the loss is near 0 whatever they are worth

@@ -76,7 +76,9 @@ def in_this_process() -> Iterator[list[str]]:
     """Steps run here, where torch is loaded already; only the launch of their processes is replaced. Gives their names."""
     built: list[str] = []
 
-    def here(spec: Spec, store: Store, info: Mapping[str, Any], *, say: Any = None, force: bool = False) -> bool:
+    def here(
+        spec: Spec, store: Store, info: Mapping[str, Any], *, say: Any = None, force: bool = False, far: Any = None
+    ) -> bool:
         build(spec, store.folder(spec.key()))
         built.append(spec.name)
         return True

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.tiny
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps run in this process, which has torch already; only ``launch`` is replaced."""
 
-    def here(spec: Spec, store: Any, info: Any, *, say: Any = None, force: bool = False) -> bool:
+    def here(spec: Spec, store: Any, info: Any, *, say: Any = None, force: bool = False, far: Any = None) -> bool:
         build(spec, store.folder(spec.key()))
         return True
 
