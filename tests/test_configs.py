@@ -30,7 +30,7 @@ from flows.line import AlignConfig  # noqa: E402
 from steps.reference import ReferenceConfig  # noqa: E402
 
 CONFIGS = ROOT / "configs"
-FILES = {"configs": 3, "profiles": 5, "prompts": 20, "recipes": 10}
+FILES = {"configs": 3, "profiles": 5, "prompts": 20, "recipes": 11}
 """YAML files in each folder of configs/. A new file is loaded by a test here first, then counted."""
 PROFILES = ["cpu-small", "cpu-tiny", "gpu-24gb", "gpu-80gb", "gpu-8x80gb"]
 OPTIONAL = ["generate", "pretrain", "pairs", "dpo", "kto", "reward", "rl", "promote"]

@@ -67,7 +67,7 @@ def test_only_is_from_and_until_in_one() -> None:
     [
         (
             {"only": "stf"},
-            "step is wrong: got 'stf', because the line has no such step; take one of: generate, badcases, clean",
+            "step is wrong: got 'stf', because the line has no such step; take one of: generate, badcases, correct, clean",
         ),
         ({"only": "sft", "until": "dpo"}, "--only sft cannot stand beside --from or --until"),
         ({"start": "dpo", "until": "sft"}, "--from dpo --until sft is empty: got a start behind the end"),

@@ -126,7 +126,7 @@ WHOLE = {
     *((step, "lora", "iterations") for step in ("pretrain", "sft", "dpo")),
     *((step, "ia3", name) for step in ("pretrain", "sft", "dpo") for name in ("targets", "feedforward")),
     *((step, "prompt", "text") for step in ("sft", "dpo")),
-    ("kto",), ("badcases",), *(("evaluate", name) for name in ("suites", "lm_eval", "pairwise", "name", "case_repeats")), ("promote", "registry"),
+    ("kto",), ("badcases",), ("correct",), ("retrain", "timezone"), *(("evaluate", name) for name in ("suites", "lm_eval", "pairwise", "name", "case_repeats")), ("promote", "registry"),
     *(("promote", "mirrors", name) for name in ("folder", "wandb", "mlflow", "hub")),
     ("clean", "semantic"), ("clean", "mix"), ("clean", "toxicity", "model"), ("clean", "heldout", "record"),
     *(("clean", "student", name) for name in ("tokenizer", *(f"{kind}_{side}_tokens" for kind in ("text", "chat") for side in ("min", "max")))),

@@ -84,7 +84,8 @@ def test_the_seed_becomes_cases_pairs_and_a_ledger_that_balances(feedback: Feedb
     by_case = {json.loads(pair.evidence)["case"]: pair for pair in pairs}
     for name, pair in by_case.items():
         case = train[name]
-        assert pair.source == "badcases" and pair.prompt == case.prompt
+        assert pair.source == "badcases" and pair.prompt[1:] == case.prompt
+        assert pair.prompt[0].role == "system" and "JSON" in pair.prompt[0].content, "asked as the suite asks"
         assert (pair.rejected[0].content, pair.chosen[0].content) == (case.response, case.correction)
 
 
