@@ -189,6 +189,12 @@ def test_limits_of_users_and_clusters_and_the_alarm(feedback: Feedback, caplog: 
     few = [{**one, "user_hash": "cc"} for one in rows[7:]]
     assert feedback(few, holdout=0, duplicate=1.0).values["warnings"] == 1
     assert "5 corrections of 1 user(s)" in caplog.text
+    own = [{**one, "correction": {"text": "a better answer", "author_kind": "human_user"}} for one in few]
+    own[0]["status"] = "accepted"
+    feedback(own, holdout=0, duplicate=1.0, max_per_cluster=None)
+    assert feedback.dropped() == {f"k{n}": "few_users" for n in range(1, 5)}, "but for the one that somebody accepted"
+    feedback(own, holdout=0, duplicate=1.0, max_per_cluster=None, few_users="tell")
+    assert not feedback.dropped() and len(feedback.pairs()) == 5
 
 
 def test_what_is_alike_to_the_held_out_side_is_not_trained_on(feedback: Feedback) -> None:
@@ -238,7 +244,7 @@ def test_the_key_holds_the_content_of_what_is_read_and_a_mark_of_the_users_key(
 # The guard in clean
 
 
-def cleaned(tmp: Path, cases: Path | None, **config: Any) -> dict[str, list[Any]]:
+def cleaned(tmp: Path, cases: Path | None, *more: dict[str, Any], **config: Any) -> dict[str, list[Any]]:
     chats = [HELD, "净水器的滤芯装反了会漏水吗", FREE, "How do I reset the clock of the microwave?", "快递什么时候到？"]
     rows = [
         {
@@ -247,6 +253,7 @@ def cleaned(tmp: Path, cases: Path | None, **config: Any) -> dict[str, list[Any]
         }
         for n, text in enumerate(chats)
     ]
+    rows += more
     rows.append(
         {
             "id": "late",
@@ -290,6 +297,24 @@ def test_no_row_of_clean_holds_a_held_out_case(feedback: Feedback, tmp_path: Pat
     assert all(
         "case:h" in row.detail for row in guarded["dropped"] if row.reason == "near_heldout" and row.id in ("c0", "c1")
     )
+
+
+def test_a_stock_reply_that_the_training_side_has_too_guards_nothing(feedback: Feedback, tmp_path: Path) -> None:
+    stock = {"text": "请提供订单号，我们马上为您核实这台机器的情况。", "author_kind": "human_expert"}
+    row = {
+        "messages": [{"role": "user", "content": "空调遥控器没有反应"}, {"role": "assistant", "content": stock["text"]}]
+    }
+    held = event("h", HELD, correction=stock, expected={"must": ["订单号"]})
+    feedback([held], holdout=100)
+    more = {"id": "stock", **row}
+
+    def stays() -> bool:
+        return "stock" in {row.id for row in cleaned(tmp_path, feedback.folder, more)["chats"]}
+
+    assert not stays(), "no other case has it: it may be the answer itself"
+    record = str(feedback.folder / "cases.parquet")
+    feedback([held, event("t", FREE, correction=stock)], record=record, holdout=0)
+    assert stays()
 
 
 def test_with_all_other_guards_off_the_cases_still_guard(feedback: Feedback, tmp_path: Path) -> None:

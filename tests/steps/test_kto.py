@@ -340,3 +340,12 @@ def test_every_setting_is_in_the_key(chain: TinyChain, line: Line, change: str) 
     first, second = (line.config(*words) for words in (with_kto(line), [*with_kto(line), f"kto.{change}"]))
     one, two = (spec("kto", config.kto, policy=chain.sft) for config in (first, second))
     assert one.key() != two.key() and math.isfinite(second.kto.beta)
+
+
+def test_bare_verdicts_of_bad_cases_are_examples_too(chain: TinyChain, tmp_path: Path) -> None:
+    bare = close(tmp_path / "badcases" / "b", {"thumbs": ([thumb(60, False), thumb(61, False)], Thumb)}, "badcases")
+    examples, digest = verdict_rows.read(chain.pairs.path, None, bare.path)
+    without, other = verdict_rows.read(chain.pairs.path, None)
+    assert [one.id for one in examples[:2]] == ["thumb-60", "thumb-61"] and examples[2:] == without and digest != other
+    found = made(tmp_path, "kto", with_train(KTO, max_updates=2), policy=chain.sft, pairs=chain.pairs, badcases=bare)
+    assert sum(found.manifest["rows"]["in"].values()) == len(examples)

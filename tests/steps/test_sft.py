@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from minimal import BASE, FEW, ROOT, SFT, YES, TinyChain, chats, data_artifact, made, turn, with_train
+from minimal import BASE, FEW, ROOT, SFT, YES, TinyChain, chats, close, data_artifact, made, pair, turn, with_train
 from shared_out import TORCHRUN, in_two
 from training_runs import argv, environment, kept, losses, same, spec, survives, whole
 
 from steps.lib import chat, history, inference, model_files, models
 from steps.lib.door import main
 from steps.lib.errors import DataError, TrainingError
-from steps.lib.rows import Chat, Dropped, read_parquet
+from steps.lib.rows import Chat, Dropped, Pair, read_parquet
 from steps.lib.step import build
 from steps.sft import SftConfig
 
@@ -209,3 +209,15 @@ def test_an_epochs_last_update_is_the_same_in_two_processes(chain: TinyChain, tm
     two, one = (history.read(path / "record" / "history.jsonl") for path in (out, whole(tmp_path, what).path))
     assert [entry["num_tokens"] for entry in two] == [entry["num_tokens"] for entry in one]
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=1e-5)
+
+
+def test_corrections_of_bad_cases_stand_among_the_chats_as_often_as_asked_for(chain: TinyChain, tmp_path: Path) -> None:
+    people = close(tmp_path / "badcases" / "p", {"pairs": ([pair(70), pair(71)], Pair)}, "badcases")
+    teachers = close(tmp_path / "correct" / "t", {"pairs": ([pair(72)], Pair)}, "correct")
+    config = with_train(SFT, max_updates=2, save_every=100)
+    inputs = {"base": chain.pretrain, "chats": chain.data, "badcases": people, "corrections": teachers}
+    found = made(tmp_path, "sft", config.model_copy(update={"corrections": 4}), **inputs)
+    chats = len(read_parquet(chain.data.path / "chats.parquet", Chat))
+    assert found.manifest["rows"]["in"]["chats"] == chats + 3 * 4 and found.manifest["metrics"]["corrections"] == 12
+    plain = made(tmp_path, "sft", config, **inputs)
+    assert plain.manifest["rows"]["in"]["chats"] == chats and "corrections" not in plain.manifest["metrics"]
