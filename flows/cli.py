@@ -95,7 +95,12 @@ def main() -> None:
     """
     try:
         try:
-            app()
+            if (words := sys.argv[1:])[:1] == ["step"] and (name := _page_of(words)):
+                from flows.commands.step import page
+
+                page(name, words)
+            else:
+                app()
         except PreflineError as error:
             from rich.console import Console
 
@@ -110,6 +115,12 @@ def main() -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _page_of(words: list[str]) -> str | None:
+    """The step whose own page ``prefline step NAME --help`` asks for."""
+    named = [word for word in words[1:] if not word.startswith("-")]
+    return named[0] if named and {"--help", "-h"} & set(words) else None
 
 
 def _nobody_reads(error: BaseException) -> bool:
