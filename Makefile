@@ -77,12 +77,12 @@ $(BIN)/pip:
 	  echo "Python is the wrong one: got $$($(PYTHON) --version 2>&1) ($(PYTHON)), because the pinned versions are for 3.11; install Python 3.11, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 
-# Chromium and a Chinese font for the browser tests: installed where we may, otherwise those tests skip and say so.
+# Chromium and a Chinese font for the browser tests, PostgreSQL for the store of bad cases: installed where we may, otherwise those tests skip and say so.
 browser:
 	@if { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
-	     && fc-list :lang=zh 2>/dev/null | grep -q .; then exit 0; fi; \
+	     && fc-list :lang=zh 2>/dev/null | grep -q . && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; fi; \
 	 if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	   echo "installing chromium and fonts-noto-cjk for the browser tests"; export DEBIAN_FRONTEND=noninteractive; \
-	   { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fontconfig fonts-noto-cjk; } </dev/null >/dev/null \
-	     || echo "chromium could not be installed: the browser tests skip"; \
-	 else echo "chromium or a Chinese font is missing: browser tests skip; install chromium and fonts-noto-cjk"; fi
+	   echo "installing chromium, fonts-noto-cjk and postgresql for the tests"; export DEBIAN_FRONTEND=noninteractive; \
+	   { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fontconfig fonts-noto-cjk postgresql; } </dev/null >/dev/null \
+	     || echo "they could not be installed: their tests skip"; \
+	 else echo "chromium, a Chinese font or PostgreSQL is missing: their tests skip; install chromium, fonts-noto-cjk and postgresql"; fi
