@@ -46,6 +46,7 @@ def test_a_case_from_its_arrival_to_its_export(store: str, tmp_path: Path, capsy
     assert [json.loads(line)["event_id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
         "one",
         "two",
+        "one:accepted:1",
         "two:deleted",
     ]
 
