@@ -37,15 +37,18 @@ Step = Literal[
     "promote",
 ]
 
+WHOLE = ("all", "first", "last")
+"""What the form says where no step is chosen: a choice without one would be a text box there."""
+
 
 @flow(name="align", flow_run_name="align-{profile}", validate_parameters=True)
 def align(
     profile: Profile = "cpu-tiny",
     overrides: list[str] = [],  # noqa: B006 - Prefect shows the default in its form
     recipes: list[str] = [],  # noqa: B006
-    only: Step | None = None,
-    start: Step | None = None,
-    until: Step | None = None,
+    only: Literal["all", Step] = "all",
+    start: Literal["first", Step] = "first",
+    until: Literal["last", Step] = "last",
     force: list[Step] = [],  # noqa: B006
     strict_code: bool = False,
 ) -> list[Outcome] | State[Any]:
@@ -55,7 +58,7 @@ def align(
         profile: Machine and size of the run.
         overrides: Changes on top of the profile, such as dpo.beta=0.05.
         recipes: YAML files between the profile and the overrides.
-        only: The one step to run; earlier ones must be in the store.
+        only: The one step to run, or all; earlier ones must be in the store.
         start: The first step to run; earlier ones must be in the store.
         until: The last step to run.
         force: Steps to build again although the store has them.
@@ -63,7 +66,8 @@ def align(
     """
     try:
         config = load(AlignConfig, layers_of(profile, [Path(recipe) for recipe in recipes]), overrides).value
-        plan = Plan.of(only, start, until, force, strict_code)
+        alone, first, last = (None if name in WHOLE else name for name in (only, start, until))
+        plan = Plan.of(alone, first, last, force, strict_code)
     except PreflineError as error:
         return failed(error)
     engine = PrefectEngine(
@@ -71,7 +75,7 @@ def align(
         plan,
         group=f"{config.name}-{flow_run.get_id() or 'local'}",
         tags=(profile, config.name),
-        title=f"{only or 'align'}-{profile}-{config.name}",
+        title=f"{alone or 'align'}-{profile}-{config.name}",
     )
     problem = engine.walk()
     engine.leave(problem)

@@ -75,9 +75,7 @@ def run(
             "profile": profile,
             "overrides": list(overrides),
             "recipes": [str(path) for path in recipe or []],
-            "only": only,
-            "start": start,
-            "until": until,
+            **{name: step for name, step in (("only", only), ("start", start), ("until", until)) if step},
             "force": list(force or ()),
             "strict_code": strict_code,
         }
