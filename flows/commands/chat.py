@@ -38,6 +38,9 @@ def chat(
     seed: int | None = None,
     bad_cases: Path = Path("bad-cases.jsonl"),
     json: Json = False,
+    web: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 7860,
 ) -> None:
     """Talk with one or several models: in the terminal, with --ask, or with prompts on standard input.
 
@@ -62,6 +65,13 @@ def chat(
         JSONL file that /bad adds to.
     json
         With --ask: JSONL in place of text.
+    web
+        A page in the browser in place of the terminal: the models side by side, with thumbs and corrections that go into the store
+        of bad cases (retrain.feedback). Needs the extra web.
+    host
+        With --web: address to listen at; only this machine without it.
+    port
+        With --web: its port.
     """
     import io
     import sys
@@ -90,7 +100,11 @@ def chat(
 
     disable_progress_bar()
     talk = Conversation(Stages(config.evaluate.precision, bases=None), sampling, start, system)
-    if not ask and sys.stdin.isatty():
+    if web:
+        from flows.commands.playground import Playground
+
+        Playground(speakers, talk, config.retrain.feedback).serve(host, port)
+    elif not ask and sys.stdin.isatty():
         Repl(speakers, talk, bad_cases).run()
     elif ask and not json:
         Repl(speakers, talk, bad_cases).ask(ask)

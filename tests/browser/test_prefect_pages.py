@@ -56,11 +56,13 @@ def submit(page: Any, up: Up, *overrides: str) -> str:
     one = up.deployment("align/align")["id"]
     page.goto(address(up, f"/v2/deployments/deployment/{one}/run"), wait_until="load")
     page.get_by_role("button", name="Submit").wait_for(timeout=60_000)
+    page.locator(f"textarea:has-text('{up.line.recipe}')").first.wait_for(timeout=60_000)  # the defaults are there
     for number, text in enumerate(overrides):
         page.get_by_role("button", name="Add item").first.click()
         page.get_by_role("textbox").nth(1 + number).fill(text)
     with page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as got:
         page.get_by_role("button", name="Submit").click()
+    assert got.value.ok, got.value.text()
     made = got.value.json()
     assert made["parameters"]["overrides"] == list(overrides)
     return str(made["id"])
@@ -99,7 +101,7 @@ def test_cancelled_in_mid_training_from_the_page_and_started_again(page: Any, up
     page.get_by_role("button", name="Open menu").first.wait_for(timeout=60_000)
     page.get_by_role("button", name="Open menu").first.click()
     page.get_by_role("menuitem", name="Cancel").click()
-    page.locator("[role=dialog], [role=alertdialog]").get_by_role("button", name="Cancel Run").click()
+    page.locator("[role=dialog], [role=alertdialog]").get_by_role("button", name="Cancel Flow Run").click()
     up.api.wait(run, "Cancelled")
     again = submit(page, up, *words)
     up.api.wait(again, "Completed", seconds=300)
