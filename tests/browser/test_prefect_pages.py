@@ -103,6 +103,8 @@ def test_cancelled_in_mid_training_from_the_page_and_started_again(page: Any, up
     words = ("dpo.train.max_updates=400", "dpo.train.epochs=900", "dpo.train.save_every=100000")
     run = submit(page, up, *words)
     until(lambda: any("dpo: update 15/" in text for text in up.api.log(run)), 200, "a training")
+    shown = until(lambda: up.api.artifacts(run).get("dpo-progress"), 60, "how far it is")
+    assert shown["type"] == "progress" and " of 400 updates" in shown["description"]
     page.goto(address(up, f"/v2/runs/flow-run/{run}"), wait_until="load")
     page.get_by_role("button", name="Open menu").first.wait_for(timeout=60_000)
     page.get_by_role("button", name="Open menu").first.click()
