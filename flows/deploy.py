@@ -27,8 +27,8 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.align import align
 from flows.line import STEPS
-from flows.retrain import RECIPE, retrain
-from flows.retraining import Retraining
+from flows.retrain import retrain
+from flows.retraining import RECIPE, Retraining
 from flows.watch import EVENT, resource, watch
 
 if TYPE_CHECKING:

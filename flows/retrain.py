@@ -15,11 +15,9 @@ from prefect.states import Completed
 from flows import present
 from flows.align import Profile
 from flows.engine import Plan
-from flows.retraining import Result, Retraining
+from flows.retraining import RECIPE, Result, Retraining
 from flows.tasks import PrefectEngine, failed
 from steps.lib.errors import PreflineError
-
-RECIPE = "configs/recipes/retrain.yaml"
 
 
 @flow(name="retrain", flow_run_name="retrain-{profile}", validate_parameters=True)

@@ -35,6 +35,8 @@ from steps.lib.place import FolderPlace
 from steps.lib.rows import BadCase, Dropped, Pair, read_parquet
 from steps.lib.step import Spec
 
+RECIPE = "configs/recipes/retrain.yaml"
+"""What a turn has over a profile where nobody says otherwise."""
 LOCK = "retrain"
 CASES = "cases.parquet"
 STATES: Mapping[str, Any] = {

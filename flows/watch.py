@@ -13,8 +13,7 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from flows.align import Profile
-from flows.retrain import RECIPE
-from flows.retraining import Retraining
+from flows.retraining import RECIPE, Retraining
 from flows.tasks import failed
 from steps.lib.errors import PreflineError
 

@@ -12,8 +12,6 @@ from flows.commands.words import Json, Overrides, Profile, Recipe, print_json, t
 if TYPE_CHECKING:
     from flows.retraining import Result, Retraining
 
-RECIPE = Path("configs/recipes/retrain.yaml")
-
 
 def retrain(
     *overrides: Overrides,
@@ -29,9 +27,9 @@ def retrain(
     waiting
         Only say what came since the last run: events, and new clusters. Nothing is trained.
     """
-    from flows.retraining import Retraining
+    from flows.retraining import RECIPE, Retraining
 
-    recipes = recipe or [RECIPE]
+    recipes = recipe or [Path(RECIPE)]
     loop = Retraining.of(profile, recipes, overrides)
     if waiting:
         found = loop.waiting()
@@ -50,7 +48,7 @@ def retrain(
 
 def _turned(loop: Retraining, profile: str, recipes: list[str], overrides: tuple[str, ...]) -> Result | None:
     """The run's result; None where nothing was to be done."""
-    from flows.commands.run import SETTINGS, _quiet, server_configured
+    from flows.commands.run import SETTINGS, quiet, server_configured
     from flows.engine import Engine, Plan
 
     for name, value in SETTINGS.items():
@@ -58,7 +56,7 @@ def _turned(loop: Retraining, profile: str, recipes: list[str], overrides: tuple
     if server_configured():
         from flows.retrain import retrain as flow
 
-        _quiet()
+        quiet()
         state = flow(profile=profile, recipes=recipes, overrides=list(overrides), return_state=True)  # type: ignore[call-overload]
         if state.name == "NothingNew":
             loop.why = str(state.message)

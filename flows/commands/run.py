@@ -171,7 +171,7 @@ def through_prefect(words: dict[str, Any]) -> list[Outcome]:
             "Prefect has no server: got no PREFECT_API_URL, because PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=false forbids one for "
             "this run alone; set PREFECT_API_URL, or run prefline step NAME --upstream, which needs no server"
         )
-    _quiet()
+    quiet()
     try:
         outcomes: list[Outcome] = align(**words)  # type: ignore[assignment]  # a failed State comes out as its exception
         return outcomes
@@ -217,7 +217,7 @@ def _leave(error: PreflineError) -> NoReturn:
     os._exit(error.exit_code)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Of Prefect's own lines only the address of the run reaches the terminal: the steps speak there, and errors are said once.
 
     Who asks for a level (PREFECT_LOGGING_LEVEL) sees Prefect's lines too. The server gets all of them.
