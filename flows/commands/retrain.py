@@ -22,6 +22,8 @@ def retrain(
 ) -> None:
     """Train again on the bad cases that came since the last run; promote what is better, and tell what became of each case.
 
+    configs/recipes/retrain.yaml comes before the recipes that are named.
+
     Parameters
     ----------
     waiting
@@ -29,7 +31,7 @@ def retrain(
     """
     from flows.retraining import RECIPE, Retraining
 
-    recipes = recipe or [Path(RECIPE)]
+    recipes = [Path(RECIPE), *(recipe or [])]
     loop = Retraining.of(profile, recipes, overrides)
     if waiting:
         found = loop.waiting()
