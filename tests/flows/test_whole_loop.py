@@ -90,7 +90,7 @@ def test_the_loop_turns_by_itself(up: Up, folder: Path, door: str) -> None:
     assert run["name"] == "align-cpu-tiny-aftersales"
     registry = Registry(folder / "registry")
     first = registry.resolve(MODEL, "champion")
-    before = content(first.path)
+    before = content(first.folder)
     # A new wish: half of its bad cases come over HTTP, half from a file.
     cases = warranty.events()
     answer = httpx.post(f"{door}/badcases", json=cases[:30], headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
@@ -135,4 +135,4 @@ def test_the_loop_turns_by_itself(up: Up, folder: Path, door: str) -> None:
     back = ["models", "rollback", f"promote.registry={folder / 'registry'}", "--reason", "the drill", "--name", MODEL]
     subprocess.run([sys.executable, "-m", "flows.cli", *back], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     served = registry.resolve(MODEL, "champion")
-    assert served.name == first.name and content(served.path) == before, "v1, byte for byte"
+    assert served.name == first.name and content(served.folder) == before, "v1, byte for byte"
