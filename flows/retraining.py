@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,7 +137,8 @@ class Retraining:
         return cls(layers, list(overrides), config)
 
     def waiting(self) -> Waiting:
-        """What came since the last run. The step badcases counts the clusters; what it makes is in the store of artifacts then.
+        """What came since the last run; while one goes on, only how many events came. The step badcases counts the clusters, and
+        what it makes is in the store of artifacts then.
 
         Raises:
             PreflineError: of the step.
@@ -144,11 +146,13 @@ class Retraining:
         with CaseStore.open(self.config.retrain.feedback) as store:
             claims = store.claims()
             head, last = store.head(), max((one.last for one in claims), default=0)
-            if head <= last:
-                return Waiting(0)
-            config = self._with_cases(store, self.config.retrain.folder / "waiting", head, claims)
-        engine = Engine(config, Plan(until="badcases"), group="waiting")
-        engine.run()
+            if head <= last or any(not one.done for one in claims):
+                return Waiting(max(0, head - last))
+            self.config.retrain.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".waiting-", dir=self.config.retrain.folder) as folder:
+                config = self._with_cases(store, Path(folder), head, claims)
+                engine = Engine(config, Plan(until="badcases"), group="waiting")
+                engine.run()
         found = engine.outcomes[-1].artifact.manifest["metrics"]
         return Waiting(head - last, int(found["new_clusters"]), int(found["deleted_after_training"]))
 
@@ -266,7 +270,6 @@ def _trained(by_step: Mapping[str, Path]) -> set[str]:
 def _forget(folder: Path) -> None:
     """Take away what a finished run needs no more: texts of cases that may be deleted one day lie in the store alone."""
     (folder / "events.jsonl").unlink(missing_ok=True)
-    shutil.rmtree(folder.parent / "waiting", ignore_errors=True)
     for older in folder.parent.glob(f"*/{CASES}"):
         if older.parent != folder:
             older.unlink()

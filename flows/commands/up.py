@@ -68,6 +68,7 @@ def up(
         words = ["--profile", profile, "--slots", str(slots), *(["--active"] if active else [])]
         words += [word for path in recipe or [] for word in ("--recipe", str(path))]
         house.call("flows.cli", "deploy", *words, *overrides)
+        house.open()
         for pool in POOLS:
             house.start(pool, "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", f"up-{pool}")
         print(f"\nprefline is up: {house.address}  (logs: {folder / 'logs'}; stop with Ctrl-C)", flush=True)
@@ -197,24 +198,35 @@ class House:
                     f"into {log}; all others are stopped"
                 )
 
+    def open(self) -> None:
+        """Let the pools give out runs, which the last stop ended."""
+        import httpx
+
+        with httpx.Client(base_url=f"{self.address}/api", timeout=30) as api:
+            _pause(api, False)
+
     def _cancel(self) -> None:
-        """Pause the pools and cancel their runs: each step saves its checkpoint, and is there to be gone on with."""
+        """Pause the pools and cancel their runs: each step saves its checkpoint, and is there to be gone on with. They stay paused
+        until the next start, so that no worker takes a run while it is stopped."""
         import httpx
 
         with httpx.Client(base_url=f"{self.address}/api", timeout=30) as api:
             try:
-                for pool in POOLS:
-                    api.patch(f"/work_pools/{pool}", json={"is_paused": True})
+                _pause(api, True)
                 for run in _going(api):
                     state = {"type": "CANCELLING", "message": "prefline up was stopped; run it again to go on"}
                     api.post(f"/flow_runs/{run['id']}/set_state", json={"state": state, "force": False})
                 deadline = time.monotonic() + CANCEL
                 while _going(api) and time.monotonic() < deadline:
                     time.sleep(0.5)
-                for pool in POOLS:
-                    api.patch(f"/work_pools/{pool}", json={"is_paused": False})
             except httpx.HTTPError as error:
                 print(f"runs could not be cancelled: {error}", file=sys.stderr)
+
+
+def _pause(api: Any, paused: bool) -> None:
+    """Pause the pools, or let them go on: a paused one gives its workers no run."""
+    for pool in POOLS:
+        api.patch(f"/work_pools/{pool}", json={"is_paused": paused}).raise_for_status()
 
 
 def _going(api: Any) -> list[dict[str, Any]]:

@@ -70,6 +70,9 @@ def test_each_case_is_used_once_and_told_what_became_of_it(line: Line) -> None:
             assert turn is not None and turn.taken.run == "retrain-0001"
             raise KeyboardInterrupt
         send(line, 12, 12)
+        assert (loop(line).waiting().events, loop(line).waiting().clusters) == (12, 0), (
+            "a run is going, or is to be gone on with"
+        )
         first = turned(loop(line))  # the run that died is gone on with: what came meanwhile is the next run's
         assert first and first.run == "retrain-0001" and first.version.startswith("v0002")
         told = {one.outcome for one in first.outcomes.values()}
