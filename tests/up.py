@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,12 @@ class Up:
         """Start a run as the form does: every field is sent."""
         one = self.deployment(name)
         body = {"parameters": {**one["parameters"], **words}}
-        return httpx.post(f"{self.api.url}/deployments/{one['id']}/create_flow_run", json=body, timeout=30)
+        for _ in range(20):  # SQLite is busy for a moment: Prefect says 503, and its own clients ask again
+            made = httpx.post(f"{self.api.url}/deployments/{one['id']}/create_flow_run", json=body, timeout=60)
+            if made.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+        return made
 
     def run(self, name: str, *states: str, seconds: float = 120, **words: Any) -> Any:
         """The run's end."""
