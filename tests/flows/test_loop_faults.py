@@ -64,12 +64,7 @@ def test_what_is_killed_in_mid_run_is_gone_on_with(minimal_line: Line, tmp_path:
     made = up.create("retrain/retrain")
     assert made.is_success, made.text
     in_training(up)
-    sought = {
-        "server": "prefect server start",
-        "worker": "worker start --pool prefline --type",
-        "flow": "prefect.flow_engine",
-    }[who]
-    [victim] = [pid for pid, said in processes().items() if sought in said and _of(pid, up)][:1]
+    victim = _flow(up) if who == "flow" else _part(up, who)
     os.kill(victim, signal.SIGKILL)
     if who == "flow":
         up.api.wait(made.json()["id"], "Crashed", seconds=120)
@@ -85,12 +80,19 @@ def test_what_is_killed_in_mid_run_is_gone_on_with(minimal_line: Line, tmp_path:
     once(up.line, 1)
 
 
-def _of(pid: int, up: Up) -> bool:
-    """Whether a process belongs to this house: its environment names its home."""
-    try:
-        return str(up.home).encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
+def _part(up: Up, who: str) -> int:
+    """The process of the server or of the first worker that belongs to this house: its environment names its home."""
+    sought = {"server": "prefect server start", "worker": "worker start --pool prefline --type"}[who]
+    home = str(up.home).encode()
+    return next(
+        pid for pid, said in processes().items() if sought in said and home in Path(f"/proc/{pid}/environ").read_bytes()
+    )
+
+
+def _flow(up: Up) -> int:
+    """The process of the flow run: the one that started the step."""
+    step = next(pid for pid, said in processes().items() if "steps.dpo" in said and str(up.line.folder) in said)
+    return int(Path(f"/proc/{step}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_runs_that_start_together_use_each_case_once(minimal_line: Line, tmp_path: Path) -> None:
@@ -101,7 +103,8 @@ def test_runs_that_start_together_use_each_case_once(minimal_line: Line, tmp_pat
         told = json.loads(shell(words, "--json"))
         assert told["run"] is None and "another retraining is going" in told["reason"]
         ends = [up.api.wait(run, "Completed", "Cancelled", "NothingNew", seconds=300)["state_name"] for run in runs]
-        assert sorted(ends) == ["Cancelled", "Cancelled", "Completed"], "those that meet a running one are cancelled"
+        # Prefect cancels those that meet a run in its slot; one that it lets through meets the lock, and has nothing to do.
+        assert ends.count("Completed") == 1, ends
         once(up.line, 1)
     finally:
         stopped(up)
