@@ -42,6 +42,11 @@ app.command(
 )
 app.command("flows.commands.up:up", name="up", help="Server, workers and deployments on this machine.")
 app.command("flows.commands.config:config", name="config", help="Show each value, where it came from, and its doc.")
+app.command(
+    "flows.commands.doctor:doctor",
+    name="doctor",
+    help="Whether this machine and this configuration can run.\n\nExit code: 0 when nothing must be mended, 1 when something must.",
+)
 prompt = App(name="prompt", help="Prompt files: which there are, and the exact messages that one makes of a row.")
 prompt.command("flows.commands.prompt:render", name="render", help="The exact messages of a row, and their tokens.")
 prompt.command(
