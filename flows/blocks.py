@@ -6,7 +6,7 @@ A value goes nowhere else: into no key, manifest, ledger, message or log.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,19 +18,25 @@ FIELD = "api_key_block"
 """The field of a section that names a block."""
 
 
+def sections_in(value: Any) -> Iterator[BaseModel]:
+    """A section and all those below it."""
+    below: Iterable[Any] = ()
+    if isinstance(value, BaseModel):
+        yield value
+        below = (getattr(value, field) for field in type(value).model_fields)
+    elif isinstance(value, (list, tuple)):
+        below = value
+    elif isinstance(value, dict):
+        below = value.values()
+    for one in below:
+        yield from sections_in(one)
+
+
 def block_names(section: Any) -> Iterator[str]:
     """The blocks that a section and those below it name."""
-    if isinstance(section, BaseModel):
-        if name := getattr(section, FIELD, None):
+    for one in sections_in(section):
+        if name := getattr(one, FIELD, None):
             yield name
-        for field in type(section).model_fields:
-            yield from block_names(getattr(section, field))
-    elif isinstance(section, (list, tuple)):
-        for item in section:
-            yield from block_names(item)
-    elif isinstance(section, dict):
-        for item in section.values():
-            yield from block_names(item)
 
 
 def secrets(section: Any) -> dict[str, str]:

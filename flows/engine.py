@@ -24,7 +24,7 @@ from typing import Any
 
 from flows.blocks import secrets
 from flows.line import STEPS, AlignConfig, line
-from steps.lib import runs, runtime
+from steps.lib import runs, runtime, stopping
 from steps.lib.artifact import Artifact
 from steps.lib.code import changed
 from steps.lib.config import Section
@@ -250,7 +250,7 @@ def launch(
         argv += ["--run-info", json.dumps(dict(info)), *(["--force"] if force else [])]
         for name, artifact in spec.inputs.items():
             argv += [f"--{name}", str(artifact.path)]
-        own = {ERROR_FILE: str(errors), OUTCOME_FILE: str(outcome), runtime.ENGINE: "1", **secrets(spec.config)}
+        own = {ERROR_FILE: str(errors), OUTCOME_FILE: str(outcome), stopping.ENGINE: "1", **secrets(spec.config)}
         if far:
             own[runtime.PROGRESS] = str(far)
         code = _wait(argv, {**runtime.environment(), **own}, say)
@@ -279,7 +279,7 @@ def _wait(argv: Sequence[str], environment: Mapping[str, str], say: Callable[[st
     except BaseException:
         child.terminate()
         try:
-            child.wait(runtime.GRACE)
+            child.wait(stopping.GRACE)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

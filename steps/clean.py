@@ -40,11 +40,11 @@ from steps.lib.kinds import HELD, KINDS, THUMBS
 from steps.lib.overlap import Item
 from steps.lib.row_tables import Rows
 from steps.lib.rows import Prompt
-from steps.lib.runtime import stop_signals
 from steps.lib.sieve import Sieve, Split
 from steps.lib.sifted import DroppedFile, shares, write_rows
 from steps.lib.splits import Record, read_records, uneven, write_records
 from steps.lib.step import Context, Metrics
+from steps.lib.stopping import stop_signals
 from steps.lib.work_ledger import WorkLedger
 from steps.lib.workers import Workers
 

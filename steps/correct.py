@@ -40,9 +40,9 @@ from steps.lib.recipe_revise import Correct
 from steps.lib.recipes import digests
 from steps.lib.rows import BadCase, Dropped, Pair, Thumb, read_parquet, write_parquet
 from steps.lib.rules import Task
-from steps.lib.runtime import stop_signals
 from steps.lib.sources import Source
 from steps.lib.step import Context, Metrics
+from steps.lib.stopping import stop_signals
 from steps.lib.teacher import identities
 from steps.lib.teacher_config import Teacher
 

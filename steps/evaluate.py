@@ -21,7 +21,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from steps.lib import case_grading, evaluated, figures, latency, pairwise, report, runtime, suite_config
+from steps.lib import case_grading, evaluated, figures, latency, pairwise, report, runtime, stopping, suite_config
 from steps.lib.artifact import MANIFEST
 from steps.lib.asking import Tally
 from steps.lib.config import Neutral, Section
@@ -180,7 +180,7 @@ def run(
     )
     timer = runtime.Timer()
     with (
-        runtime.stop_signals() as stop,
+        stopping.stop_signals() as stop,
         WorkLedger(context.resume / "batches.sqlite", stop, context.log) as ledger,
     ):
         runtime.seed_torch(context.seed)

@@ -50,9 +50,9 @@ from steps.lib.reading import Reading
 from steps.lib.recipe_parts import Work
 from steps.lib.recipes import AnswerRecipe, Recipe, digests
 from steps.lib.rows import Candidate, Dropped, ParquetRows, Prompt
-from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source, digest
 from steps.lib.step import Context, Metrics
+from steps.lib.stopping import stop_signals
 from steps.lib.teacher import identities
 from steps.lib.teacher_config import ScriptedTeacherConfig, Teacher
 

@@ -35,9 +35,10 @@ from steps.lib.look_log import FACT, LookLog, suite_digests
 from steps.lib.mirrors import MirrorsConfig
 from steps.lib.registry import CHALLENGER, CHAMPION, Registry
 from steps.lib.report import Report
-from steps.lib.runtime import seed_torch, stop_signals
+from steps.lib.runtime import seed_torch
 from steps.lib.signing import SigningConfig
 from steps.lib.step import Context, Metrics
+from steps.lib.stopping import stop_signals
 
 VERSION = "2"
 RECORDS = ("report.md", "report.html")

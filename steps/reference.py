@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from steps.lib import inference, logps, methods, models, packed, pair_rows, runtime, starts
+from steps.lib import inference, logps, methods, models, packed, pair_rows, runtime, starts, stopping
 from steps.lib.config import Neutral, Section
 from steps.lib.door import main
 from steps.lib.preflight import Findings
@@ -77,7 +77,7 @@ def run(config: ReferenceConfig, *, policy: Path, pairs: Path, out: Path, contex
     logps.write_scored(out, logps.scored(config.start, policy, config.precision, context.seed))
     timer, share = runtime.Timer(), runtime.share()
     with (
-        runtime.stop_signals() as stop,
+        stopping.stop_signals() as stop,
         WorkLedger(context.resume / f"passes-{share[0]}.sqlite", stop, context.log) as ledger,
     ):
         model = packed.prepared(starts.load_reference(config.start, policy, config.precision, seed=context.seed))

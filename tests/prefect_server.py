@@ -22,8 +22,26 @@ class Api:
 
     url: str
 
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        """The answer. Where SQLite is busy, the server says 503 or nothing for a while: it is asked again, as Prefect's own clients
+        do (PREFECT_CLIENT_MAX_RETRIES)."""
+        for attempt in range(6):
+            try:
+                answer = httpx.request(method, f"{self.url}{path}", json=body and dict(body), timeout=60)
+            except httpx.ReadTimeout:
+                if attempt == 5:
+                    raise
+                continue
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(2**attempt)
+        return answer
+
+    def get(self, path: str) -> Any:
+        return self.ask("GET", path).json()
+
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        answer = httpx.post(f"{self.url}{path}", json=dict(body), timeout=30)
+        answer = self.ask("POST", path, body)
         assert answer.is_success, (path, answer.status_code, answer.text)
         return answer.json() if answer.content else None
 
@@ -32,7 +50,7 @@ class Api:
         return list(self.post("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 20}))
 
     def flow_run(self, run: str) -> Any:
-        return httpx.get(f"{self.url}/flow_runs/{run}", timeout=30).json()
+        return self.get(f"/flow_runs/{run}")
 
     def task_runs(self, run: str) -> dict[str, Any]:
         """Name up to the last dash (the step) -> task run. States travel as events: the server can lag."""

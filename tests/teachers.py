@@ -13,7 +13,7 @@ from openai_server import Server
 from steps.lib.asking import Client, Request, Requests, Tally
 from steps.lib.exchange import ask
 from steps.lib.ledger import Reply, RequestLedger, Spent
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.teacher import open_client
 from steps.lib.teacher_config import HttpTeacher, LocalTeacher, ScriptedTeacherConfig
 

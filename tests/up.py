@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,13 @@ class Up:
     line: Line
 
     def deployment(self, name: str) -> Any:
-        return httpx.get(f"{self.api.url}/deployments/name/{name}", timeout=30).json()
+        return self.api.get(f"/deployments/name/{name}")
 
     def create(self, name: str, **words: Any) -> httpx.Response:
-        """Start a run as the form does: every field is sent."""
+        """Start a run as the form does: every field is sent. Asked twice for want of an answer, it is one run."""
         one = self.deployment(name)
-        body = {"parameters": {**one["parameters"], **words}}
-        for _ in range(20):  # SQLite is busy for a moment: Prefect says 503, and its own clients ask again
-            made = httpx.post(f"{self.api.url}/deployments/{one['id']}/create_flow_run", json=body, timeout=60)
-            if made.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(1)
-        return made
+        body = {"parameters": {**one["parameters"], **words}, "idempotency_key": os.urandom(8).hex()}
+        return self.api.ask("POST", f"/deployments/{one['id']}/create_flow_run", body)
 
     def run(self, name: str, *states: str, seconds: float = 120, **words: Any) -> Any:
         """The run's end."""

@@ -169,7 +169,7 @@ def of_store(config: AlignConfig) -> Check:
     """Whether the store can be reached, written and read."""
     from steps.lib.stores import open_store
 
-    name = f"doctor/{os.getpid()}-{os.urandom(4).hex()}"
+    name = f"doctor-{os.urandom(8).hex()}"
     try:
         store = open_store(config.store, config.cache)
         store.place.write(name, b"ok")
@@ -200,16 +200,12 @@ def of_disk(config: AlignConfig) -> Check:
 
 
 def of_keys(config: AlignConfig) -> Iterator[Check]:
-    """Whether each endpoint that this configuration asks has its key; the key itself is not shown."""
+    """Whether each endpoint that this configuration asks, teacher or judge, has its key; the key itself is not shown."""
+    from flows.blocks import sections_in
     from steps.lib.api_keys import key_of, place_of
     from steps.lib.teacher_config import HttpTeacher
 
-    asked = [
-        teacher
-        for section in (config.generate, config.correct)
-        for teacher in (section.teachers if section else ())
-        if isinstance(teacher, HttpTeacher)
-    ]
+    asked = [one for one in sections_in(config) if isinstance(one, HttpTeacher)]
     if not asked:
         yield Check("keys", "ok", "no endpoint is asked")
     for teacher in asked:

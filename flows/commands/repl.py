@@ -15,7 +15,7 @@ from steps.lib.conversation import Conversation, Speaker, append
 from steps.lib.errors import DataError, PreflineError
 from steps.lib.inference import Answer
 from steps.lib.rows import Message
-from steps.lib.runtime import Stop, stop_signals
+from steps.lib.stopping import Stop, stop_signals
 
 HELP = """\
 /model NAME    the model that answers from now on, in the same conversation; without a name: which there are

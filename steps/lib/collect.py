@@ -23,7 +23,7 @@ from steps.lib.locks import hold, holder
 from steps.lib.partials import written
 from steps.lib.references import YOUNG, Content, age, lock_keys, references, who
 from steps.lib.remote import RemoteStore
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.store import BROKEN, LOG, Store, lock_of
 from steps.lib.tickets import Ticket
 

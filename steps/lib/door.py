@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from steps.lib import runtime
+from steps.lib import runtime, stopping
 from steps.lib.artifact import Artifact, examine
 from steps.lib.config import load
 from steps.lib.errors import ArtifactError, ConfigError, PreflineError, Resumable, told
@@ -40,9 +40,9 @@ def main(name: str, argv: list[str] | None = None) -> None:
     """
     module = module_of(name)
     arguments = _parser(name, module).parse_intermixed_args(argv)
-    runtime.end_with_parent()
+    stopping.end_with_parent()
     try:
-        with runtime.leaving(lambda message: _say(Resumable(message))):
+        with stopping.leaving(lambda message: _say(Resumable(message))):
             _door(module, arguments, sys.argv[1:] if argv is None else argv)
     except PreflineError as error:
         _report(error)
@@ -98,7 +98,7 @@ def _door(module: ModuleType, arguments: argparse.Namespace, argv: Sequence[str]
     lock = lock_of(key if store else arguments.out.name)
     log = runtime.logger(name, None)
     before = _seal(arguments.out)
-    with runtime.stop_signals() as stop, hold(place, lock, log=log, stop=stop, lost=_lost) as held:
+    with stopping.stop_signals() as stop, hold(place, lock, log=log, stop=stop, lost=_lost) as held:
         existing = store.find(key) if store else _existing(arguments.out, key)
         if existing and not (arguments.force and _seal(arguments.out) == before):
             _tell(built=False)
@@ -108,7 +108,7 @@ def _door(module: ModuleType, arguments: argparse.Namespace, argv: Sequence[str]
             _under_torchrun(name, processes, argv, stop)
             artifact = Artifact.read(arguments.out)
         else:
-            with runtime.leaving(lambda message: _say(Resumable(message))):
+            with stopping.leaving(lambda message: _say(Resumable(message))):
                 stop.check()  # a signal that came between the lock and here
                 artifact = build(spec, arguments.out, arguments.run_info, check=held.check)
         if store:
@@ -135,17 +135,17 @@ def _seal(folder: Path) -> str:
     return found.seal if isinstance(found, Artifact) else ""
 
 
-def _under_torchrun(name: str, processes: int, argv: Sequence[str], stop: runtime.Stop) -> None:
+def _under_torchrun(name: str, processes: int, argv: Sequence[str], stop: stopping.Stop) -> None:
     """Run this very command in ``processes`` ranks, and pass a signal on. This process keeps the lock until they are gone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**runtime.environment(), runtime.ENGINE: "1"}
+    environment = {**runtime.environment(), stopping.ENGINE: "1"}
     child = subprocess.Popen([*command, "-m", f"steps.{name}", *argv], env=environment, stdin=subprocess.PIPE)
     told = 0.0
     while (code := child.poll()) is None:
         if stop and not told:
             told = time.monotonic()
             child.terminate()
-        if told and time.monotonic() - told > runtime.GRACE:
+        if told and time.monotonic() - told > stopping.GRACE:
             child.kill()
         time.sleep(0.1)
     if code:

@@ -21,8 +21,8 @@ from steps.lib.asking import Client, Request, Single, Tally
 from steps.lib.desk import Desk, Job, P, Recorder, Settle, Window
 from steps.lib.errors import PreflineError, Resumable, TeacherError
 from steps.lib.ledger import RequestLedger
-from steps.lib.runtime import Stop
 from steps.lib.serving import Serving
+from steps.lib.stopping import Stop
 
 WATCH_SECONDS = 0.1
 CHUNK = 250

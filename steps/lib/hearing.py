@@ -16,7 +16,7 @@ from steps.lib.asking import Request, Requests, Tally
 from steps.lib.exchange import ask
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.rules import parse_strict
-from steps.lib.runtime import stop_signals
+from steps.lib.stopping import stop_signals
 from steps.lib.teacher import open_client
 from steps.lib.teacher_config import AnyTeacher
 

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from steps.lib.errors import ArtifactError, Resumable
 from steps.lib.place import Place
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.tickets import Ticket
 
 BEAT = 5.0

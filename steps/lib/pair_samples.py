@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.lib import chat, inference, models, runtime
+from steps.lib import chat, inference, models, runtime, stopping
 from steps.lib.earlier import ledgers_beside
 from steps.lib.ledger import Reply, RequestLedger
 from steps.lib.rows import Candidate, Chat
@@ -111,7 +111,7 @@ def draw(
     answers: list[list[Reply | None]] = [[None] * samples for _ in chats]
     timer, computed = runtime.Timer(), 0
     model: Any = None
-    with runtime.stop_signals() as stop, _ledger(context.resume, context.log) as ledger:
+    with stopping.stop_signals() as stop, _ledger(context.resume, context.log) as ledger:
         for sample, batch in context.progress(jobs, "sampling", len(jobs)):
             stop.check()
             seed = inference.seed_of(context.seed, sample)

@@ -19,7 +19,7 @@ from steps.lib.items import Answer, Item, Lost, Spool
 from steps.lib.ledger import RequestLedger, Used
 from steps.lib.prompts import PromptFile
 from steps.lib.row_ledger import RowLedger
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.teacher import ScriptedClient, open_client
 from steps.lib.teacher_config import Teacher
 from steps.lib.tokens import Counter as Counting

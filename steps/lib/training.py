@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from steps.lib import checkpoints, history, kernels, runtime, sharded
+from steps.lib import checkpoints, history, kernels, runtime, sharded, stopping
 from steps.lib.attention import Attention
 from steps.lib.config import Neutral, Section
 from steps.lib.errors import ConfigError, DataError, TrainingError
@@ -185,7 +185,7 @@ def fit(trainer: Any, settings: TrainSettings, context: Context, out: Path) -> d
     _warn_of_an_uneven_end(trainer, settings, context)
     trainer.remove_callback(PrinterCallback)
     first = trainer.is_world_process_zero()
-    with runtime.stop_signals() as stop:
+    with stopping.stop_signals() as stop:
         start = broadcast_object_list([checkpoints.newest(context.resume, context.log) if first else None])[0]
         watch = _watch(trainer, settings, context, stop)
         trainer.add_callback(watch)
@@ -265,7 +265,7 @@ def _norms(model: Any) -> dict[str, float]:
     }
 
 
-def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: runtime.Stop) -> Any:
+def _watch(trainer: Any, settings: TrainSettings, context: Context, stop: stopping.Stop) -> Any:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]

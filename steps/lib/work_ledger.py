@@ -10,7 +10,7 @@ from typing import Any
 
 from steps.lib.database import Database, seal_of
 from steps.lib.ledger import content_key
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 
 Recall = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
 """``recall(content, compute)``: what ``compute`` gave for this content, now or in a run that was stopped; as JSON has it."""

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from steps.lib.errors import ArtifactError
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.work_ledger import WorkLedger
 
 ENOUGH = 10_000

@@ -32,9 +32,9 @@ from steps.lib.errors import ArtifactError, ConfigError, DataError, ModelError
 from steps.lib.opened import open_source
 from steps.lib.registry import Registry
 from steps.lib.rows import Chat, Message
-from steps.lib.runtime import stop_signals
 from steps.lib.sources import Rejected, Source
 from steps.lib.stages import Stages
+from steps.lib.stopping import stop_signals
 from steps.lib.store import Store
 
 pytestmark = pytest.mark.tiny
@@ -574,7 +574,7 @@ def test_ctrl_c_behind_the_last_word_is_heard(line: Line, tmp_path: Path, monkey
 TYPING = """
 import ctypes, functools, readline, signal
 from flows.commands.repl import Signals, Stopped
-from steps.lib.runtime import stop_signals
+from steps.lib.stopping import stop_signals
 readline.set_pre_input_hook(functools.partial(ctypes.CDLL(None)["raise"], signal.SIGINT))
 with stop_signals(signals := Signals()):
     try:

@@ -20,7 +20,7 @@ from steps.lib.programs import Asker
 from steps.lib.recipe_parts import RecipeBase, Work
 from steps.lib.recipes import Recipe
 from steps.lib.rows import Message, Prompt, Row, Text, Thumb
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.teacher_config import HttpTeacher
 
 LOG = logging.getLogger("test")

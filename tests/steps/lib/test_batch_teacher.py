@@ -18,7 +18,7 @@ from teachers import http as chat
 from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
 from steps.lib.ledger import RequestLedger
 from steps.lib.rows import Candidate, read_parquet
-from steps.lib.runtime import stop_signals
+from steps.lib.stopping import stop_signals
 from steps.lib.teacher import open_client
 from steps.lib.teacher_config import HttpTeacher
 

@@ -16,7 +16,7 @@ from steps.lib.desk import NOT_ASKED, Job
 from steps.lib.errors import Resumable, TeacherError
 from steps.lib.exchange import Exchange
 from steps.lib.ledger import Reply, RequestLedger
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.teacher import ScriptedClient, open_client
 from steps.lib.teacher_config import HttpTeacher, ScriptedTeacherConfig
 

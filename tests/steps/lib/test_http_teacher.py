@@ -23,7 +23,7 @@ from steps.lib.errors import BudgetSpent, ConfigError, Resumable, TeacherError
 from steps.lib.exchange import ask
 from steps.lib.http_teacher import HttpClient
 from steps.lib.ledger import RequestLedger, Spent
-from steps.lib.runtime import Stop, stop_signals
+from steps.lib.stopping import Stop, stop_signals
 from steps.lib.teacher import open_client
 from steps.lib.wire import retry_after
 

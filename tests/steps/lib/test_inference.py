@@ -11,7 +11,7 @@ import pytest
 from steps.lib import inference, tiny
 from steps.lib.errors import Resumable
 from steps.lib.inference import Later, Sampling, batches, generate, seed_of, sequence_logps, text_nats
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.work_ledger import WorkLedger
 
 pytestmark = pytest.mark.tiny

@@ -20,7 +20,8 @@ from steps.lib.earlier import ledgers_beside
 from steps.lib.errors import ArtifactError, DataError, Resumable
 from steps.lib.ledger import Reply, RequestLedger, Spent, Used
 from steps.lib.row_ledger import RowLedger
-from steps.lib.runtime import Stop, storage_error
+from steps.lib.runtime import storage_error
+from steps.lib.stopping import Stop
 from steps.lib.work_ledger import WorkLedger
 
 CONTENT = {
@@ -382,7 +383,7 @@ def test_a_stop_is_looked_at_before_each_unit_that_is_missing(tmp_path: Path) ->
 @pytest.mark.fault
 def test_units_survive_kill_9_and_a_changed_one_is_computed_again(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from steps.lib.runtime import Stop\n"
+        "import os, signal, sys; from pathlib import Path; from steps.lib.stopping import Stop\n"
         "from steps.lib.work_ledger import WorkLedger\n"
         "ledger = WorkLedger(Path(sys.argv[1]), Stop())\n"
         "for n in range(9): ledger.recall({'n': n}, lambda: ['x' * 500, n] if n < 8 else os.kill(os.getpid(), signal.SIGKILL))\n"

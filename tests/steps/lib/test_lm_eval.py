@@ -16,7 +16,7 @@ from steps.lib.errors import ConfigError
 from steps.lib.figures import Item
 from steps.lib.inference import Later
 from steps.lib.lm_eval import LmEval, LmEvalConfig
-from steps.lib.runtime import stop_signals
+from steps.lib.stopping import stop_signals
 from steps.lib.suites import Limits, Scored, Suite
 from steps.lib.work_ledger import WorkLedger
 

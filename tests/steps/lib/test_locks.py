@@ -23,7 +23,7 @@ import pytest
 from steps.lib.errors import ArtifactError, Resumable
 from steps.lib.locks import Held, hold, holder
 from steps.lib.place import FolderPlace
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.tickets import Ticket
 
 NAME = ".locks/sft-0123"

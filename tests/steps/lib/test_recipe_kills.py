@@ -19,7 +19,7 @@ from recipe_runs import (
 )
 
 from steps.lib.errors import Resumable
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 
 
 @pytest.mark.fault

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from steps.lib.errors import ArtifactError, DataError, Resumable
-from steps.lib.runtime import Stop
+from steps.lib.stopping import Stop
 from steps.lib.work_ledger import WorkLedger
 from steps.lib.workers import ENOUGH, Known, Task, Workers
 
