@@ -26,6 +26,11 @@ app.command(
     name="status",
     help="What the store has for a configuration.\n\nExit code: 0 when a run would build nothing, 10 when it would.",
 )
+app.command(
+    "flows.commands.plan:plan",
+    name="plan",
+    help="What a run would build, and what that takes.\n\nExit code: 0 when a run would build nothing, 10 when it would.",
+)
 app.command("flows.commands.why:why", name="why", help="What a key is made of, and what differs from earlier ones.")
 app.command("flows.commands.show:show", name="show", help="An artifact's manifest, readable.")
 app.command(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flows.line import STEPS, AlignConfig, line
 from steps.lib.artifact import Artifact
@@ -26,6 +26,9 @@ from steps.lib.parts import Change, Part, flat, nearest, parts_of
 from steps.lib.step import Spec
 from steps.lib.store import Store, lock_of
 from steps.lib.stores import open_store
+
+if TYPE_CHECKING:
+    from flows.engine import Plan
 
 State = Literal["done", "changed code", "partial", "running", "stale", "missing", "damaged", "blocked", "waits"]
 """done: reused by a run. changed code: reused, too, but built by other code. partial: a run goes on from what lies there. running:
@@ -130,6 +133,16 @@ def walk(config: AlignConfig, store: Store) -> list[Look]:
     looker = Looker(config, store)
     line(looker, config)
     return looker.looks
+
+
+def planned(config: AlignConfig, plan: Plan, store: Store) -> list[Look]:
+    """The steps of a configuration that a run with the plan reaches, in order."""
+    first, last = (STEPS.index(name) if name else None for name in (plan.start, plan.until))
+    return [
+        look
+        for look in walk(config, store)
+        if (first is None or STEPS.index(look.step) >= first) and (last is None or STEPS.index(look.step) <= last)
+    ]
 
 
 def opened(

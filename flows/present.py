@@ -32,6 +32,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
 
 from flows.engine import Outcome
+from flows.forecast import COLUMNS, Expected, cells, total, total_cells, unknown
 from flows.line import AlignConfig
 from flows.retraining import Result
 from steps.lib.artifact import Artifact
@@ -51,6 +52,12 @@ def configuration(config: AlignConfig, tags: Sequence[str], name: str) -> None:
     create_markdown_artifact(
         f"```json\n{text}\n```\n", key="configuration", description="Resolved configuration of the run"
     )
+
+
+@task(name="plan", cache_policy=NO_CACHE)
+def plan(coming: Sequence[Expected]) -> None:
+    """The steps that will be built, and what that takes, before the first one starts."""
+    create_markdown_artifact(plan_table(coming), key="plan", description="Steps to build, and what they will take")
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -123,6 +130,16 @@ def _follow(name: str, path: Path, over: threading.Event) -> None:
                 shown = cast("UUID", create_progress_artifact(percent, key=f"{name}-progress", description=what))
             else:
                 update_progress_artifact(shown, percent, description=what)
+
+
+def plan_table(coming: Sequence[Expected]) -> str:
+    """A row a step, and the sum."""
+    heads = ("to build", *COLUMNS, "basis")
+    whole = total(coming)
+    rows = [(one.step, *cells(one), one.basis) for one in coming]
+    rows.append(("**in all**", *total_cells(whole), unknown(whole.unknown)))
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(text.replace('|', '/') for text in line)} |\n" for line in lines)
 
 
 def figures(artifact: Artifact) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ from prefect.states import Completed, Failed
 
 from flows import present
 from flows.engine import Engine, Outcome
+from flows.forecast import Expected, forecast
+from flows.plan import planned
 from steps.lib.artifact import Artifact
 from steps.lib.errors import BudgetSpent, PreflineError, Resumable, TeacherError
 from steps.lib.step import Spec
@@ -147,6 +149,8 @@ class PrefectEngine(Engine):
 
     def walk(self) -> PreflineError | None:
         """The whole line with what Prefect shows of it; the error that ended it, if one did."""
+        if coming := self._coming():
+            self.show(present.plan, coming)
         self.show(present.configuration, self.config, self.tags, self.title)
         problem: PreflineError | None = None
         try:
@@ -156,6 +160,13 @@ class PrefectEngine(Engine):
         if self.outcomes:
             self.show(present.summary, self.outcomes)
         return problem
+
+    def _coming(self) -> list[Expected]:
+        """What will be built, and what it takes; none where that cannot be told: the run itself says why."""
+        try:
+            return list(forecast(planned(self.config, self.plan, self.store), self.plan, self.store).values())
+        except PreflineError:
+            return []
 
     def answers(self) -> bool:
         """Whether Prefect's server is there. One that is away is waited for (Prefect's own retries), and then done without."""

@@ -51,7 +51,7 @@ def run(
     strict_code
         Build steps again whose code changed since they were built.
     dry_run
-        Only say what would be built, and (generate) what asking would take: requests, tokens, money, time. Nothing is sent.
+        Only say what would be built, and what that takes, as prefline plan does. Nothing is sent.
     gate
         End with code 21 where the verdict is reject, 22 where it is inconclusive, 23 where it is invalid.
     """
@@ -64,9 +64,10 @@ def run(
     ).value  # every problem, before Prefect starts
     plan = Plan.of(only, start, until, force or (), strict_code)
     if dry_run:
-        from flows.commands import dry
+        from flows.commands.plan import look_ahead
 
-        return dry.dry_run(config, plan)
+        look_ahead(config, plan)
+        return
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     outcomes = None if server_configured() else from_store(config, plan)

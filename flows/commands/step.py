@@ -74,9 +74,9 @@ def step(
             "given its inputs is not asked; leave one out"
         )
     if dry_run:
-        from flows.commands import dry
+        from flows.commands.plan import look_ahead
 
-        dry.dry_run(config, plan if upstream else replace(plan, start=name))
+        look_ahead(config, plan if upstream else replace(plan, start=name))
         return 0
     engine = Engine(config, plan)
     if print_inputs:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -219,6 +220,17 @@ class Timer:
     def seconds(self) -> float:
         """Seconds since the timer was made."""
         return time.perf_counter() - self._start
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at the most: ``host``, resident, of this process; ``workers``, of the largest process that it waited for; ``gpu``,
+    allocated by torch, where there is one."""
+    kib = {who: resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)}
+    found = {"host": kib[resource.RUSAGE_SELF] * 1024, "workers": kib[resource.RUSAGE_CHILDREN] * 1024}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        found["gpu"] = int(torch.cuda.max_memory_allocated())
+    return {name: size for name, size in found.items() if size}
 
 
 def versions() -> dict[str, str]:

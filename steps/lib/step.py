@@ -205,6 +205,7 @@ def build(
             "tokens": metrics.tokens,
             "cost": metrics.cost,
             "seconds": round(time.time() - started, 3),
+            "memory": runtime.peak_memory(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "host": platform.node(),
             "versions": runtime.versions(),

@@ -108,6 +108,8 @@ def test_built_then_cached_then_only_what_was_lost(line: Line) -> None:
     assert set(states.values()) == {"Completed", "Cached"}
     shown = artifact_texts(first)
     assert json.loads(shown["configuration"].strip().removeprefix("```json").removesuffix("```"))["name"] == "minimal"
+    assert "| clean | " in shown["plan"], "what is to be built, and what it takes"
+    assert "may be Cached" in shown["plan"], "what comes out of generate is not known yet"
     assert "| clean | built |" in shown["align-report"] and "| sft | Cached |" in shown["align-report"]
     assert "Strict format" in shown["align-report"], "the evaluation's report"
 

@@ -13,8 +13,9 @@ from openai_server import Act, Server, serve
 from rich.cells import cell_len
 from rich.console import Console
 
-from flows.commands import dry, samples, show, step
+from flows.commands import plan as plan_command
 from flows.commands import run as run_command
+from flows.commands import samples, show, step
 from steps.lib.errors import ConfigError, TeacherError
 from steps.lib.excerpts import Excerpt, Shown
 from steps.lib.store import Store
@@ -40,7 +41,11 @@ def words(folder: Path, server: Server, number: int = 30) -> list[str]:
 
 
 def cells(text: str) -> dict[str, str]:
-    return {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line.split()}
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.split():
+            found.setdefault(line.split()[0], " ".join(line.split()))
+    return found
 
 
 @pytest.mark.parametrize("whole_line", [False, True])
@@ -191,7 +196,7 @@ def test_the_table_of_an_estimate_fits(width: int) -> None:
         for teacher in ("scripted-aftersales", "教师二号")
     )
     out = io.StringIO()
-    dry.print_estimate(Console(file=out, width=width), Estimate(lines, ("big: budget",), ("a note",)))
+    plan_command.print_estimate(Console(file=out, width=width), Estimate(lines, ("big: budget",), ("a note",)))
     text = out.getvalue()
     assert max(map(cell_len, text.splitlines())) <= width
     assert text.count("9,000") == text.count("3,000") == text.count("900k") == 4
