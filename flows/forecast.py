@@ -164,15 +164,15 @@ def _like(look: Look, then: Artifact, store: Store) -> Expected:
     rows = sum(facts["rows"]["out"].values())
     training = float(facts["metrics"].get("train_seconds", 0.0))
     longer = grown
-    if training and look.spec is not None:
-        longer = _sequences(look.spec.config.model_dump(mode="json"), rows * grown) / max(
-            1, _sequences(facts["config"], rows)
-        )
+    config = look.spec.config if look.spec else look.config
+    settings = config.model_dump(mode="json") if config else facts["config"]
+    if training:
+        longer = _sequences(settings, rows * grown) / max(1, _sequences(facts["config"], rows))
     rest = float(facts["seconds"]) - training
     seconds = training * longer + (rest if training else rest * grown)
     memory: Mapping[str, int] = facts.get("memory", {})
     host = str(facts.get("host", ""))
-    changed = "" if not look.spec else _memory_changed(look.spec.config.model_dump(mode="json"), facts["config"])
+    changed = _memory_changed(settings, facts["config"])
     said = [f"as {short(then.key)}"]
     said += [f"{longer:.2g}x its training"] if training and round(longer, 2) != 1 else []
     said += [told] if told else []

@@ -49,6 +49,8 @@ class Look:
     spec: Spec | None = None
     """None where only the artifact is known, or the key is not."""
     artifact: Artifact | None = None
+    config: Section | None = None
+    """Of a step that waits; others have it in ``spec``."""
     reason: str = ""
     """Why it is damaged, blocked, or no longer holds."""
     code: tuple[str, ...] = ()
@@ -111,7 +113,7 @@ class Looker:
         name = module.__name__.rpartition(".")[2]
         roots = {root for one in given.values() if isinstance(one, Absent) for root in one.roots}
         if roots:
-            return Look(name, "waits", waits_for=tuple(step for step in STEPS if step in roots))
+            return Look(name, "waits", config=config, waits_for=tuple(step for step in STEPS if step in roots))
         spec = Spec(module, config, given, self.config.seed)
         try:
             key = spec.key()

@@ -69,6 +69,13 @@ def test_one_override_says_what_changed_and_what_it_takes(line: Line, capsys: py
     assert found["total"]["unknown"] == []
 
 
+def test_a_step_that_waits_is_measured_by_its_own_settings(line: Line) -> None:
+    then = built(line, "dpo").manifest
+    one = coming(line.config("sft.train.max_updates=20", "dpo.train.max_updates=12"))["dpo"]
+    assert one.seconds == pytest.approx(then["seconds"] + then["metrics"]["train_seconds"])
+    assert "may be Cached" in one.basis and "2x its training" in one.basis
+
+
 def test_other_sizes_make_the_memory_unknown(line: Line) -> None:
     for word, name in (
         ("dpo.train.batch_size=4", "batch_size"),
