@@ -49,8 +49,6 @@ class Look:
     spec: Spec | None = None
     """None where only the artifact is known, or the key is not."""
     artifact: Artifact | None = None
-    config: Section | None = None
-    """Of a step that waits; others have it in ``spec``."""
     reason: str = ""
     """Why it is damaged, blocked, or no longer holds."""
     code: tuple[str, ...] = ()
@@ -61,6 +59,8 @@ class Look:
     progress: tuple[Progress, ...] = ()
     age: float | None = None
     """Seconds since the partial folder was last written."""
+    config: Section | None = None
+    """Of a step that waits; others have it in ``spec``."""
 
     @property
     def there(self) -> bool:
